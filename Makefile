@@ -1,0 +1,73 @@
+# Every command a person runs. `make help` lists them.
+PYTHON ?= python3
+LOCK ?= cpu
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(LOCK)
+DEMO := licences_smollm135m
+STAGES := prepare train eval export
+
+prepare_MODULE := data_prep.prepare
+train_MODULE := finetune.train
+eval_MODULE := eval.evaluate
+export_MODULE := finetune.export
+
+STAGE = $(BIN)/python -m $($@_MODULE) experiment=$(CONF) $(if $(RUN),"run='$(RUN)'") $(ARGS)
+CHOICES = ls conf/experiment $(if $(CONF_DIR),"$(CONF_DIR)/experiment" 2>/dev/null) | sed -n 's/\.yaml$$//p' | sort | paste -sd ' '
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo all show test check fix check-conf $(STAGES)
+
+help: ## list the commands
+	@grep -hE '^[a-z][a-z -]*:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 28
+	@echo "CONF=<experiment>, one of: $$($(CHOICES)). RUN=<run id> names the input, ARGS=\"key=value …\" changes settings."
+
+setup: $(READY) ## install everything into .venv (LOCK=cuda on a GPU machine)
+
+$(READY): .ci/lock/$(LOCK).txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "error: Python 3.11, 3.12 or 3.13 is needed, not $$($(PYTHON) --version); set PYTHON=" >&2; exit 2; }
+	@echo "installing $$(wc -l < $<) packages into $(VENV), once"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -r $<
+	@touch $@
+
+demo: $(READY) ## the whole pipeline on a real 135M model and real licence notices, on CPU
+	@$(MAKE) --no-print-directory all CONF=$(DEMO)
+
+all: check-conf $(READY) ## prepare, train, eval, export; stops at the first refusal
+	@[ -z "$(RUN)" ] || { echo "error: RUN= names the input of one stage, not of all" >&2; exit 2; }
+	@set -e; for stage in $(STAGES); do $(MAKE) --no-print-directory $$stage; done
+
+prepare: check-conf $(READY) ## private documents to train, val and test files
+	@$(STAGE)
+
+train: check-conf $(READY) ## fine-tune an adapter on the prepared rows
+	@$(STAGE)
+
+eval: check-conf $(READY) ## adapter against its base and the floors, with a verdict
+	@$(STAGE)
+
+export: check-conf $(READY) ## merge, prove the merge equal, write the folder for the serving team
+	@$(STAGE)
+
+check-conf:
+	@[ -n "$(CONF)" ] || { echo "error: no experiment given; add CONF=<name>, one of: $$($(CHOICES))" >&2; exit 2; }
+	@[ -f "conf/experiment/$(CONF).yaml" ] || [ -f "$(CONF_DIR)/experiment/$(CONF).yaml" ] || \
+		{ echo "error: experiment $(CONF) does not exist; one of: $$($(CHOICES))" >&2; exit 2; }
+
+show: check-conf $(READY) ## the composed configuration of CONF=
+	@$(BIN)/python -m finetune.config experiment=$(CONF) $(ARGS)
+
+test: $(READY) ## the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY) ## lint, format, types, spelling
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md docs conf finetune data_prep eval scripts tests Makefile
+
+fix: $(READY) ## apply what lint and format can mend
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .

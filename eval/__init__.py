@@ -1,0 +1,1 @@
+"""Adapter against base on held-out rows: predictions, metrics, statistics, verdict, report."""

@@ -1,0 +1,64 @@
+"""Whether an evaluation lets the adapter pass: the verdict against the stronger of base and majority."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from eval.arms import ADAPTER, BASE, MAJORITY
+from eval.stats import BETTER, INCONCLUSIVE
+from finetune.config.schema import EvalConfig
+from finetune.errors import RefusedError
+
+Report = Mapping[str, Any]
+"""report.json as the design's contract has it."""
+
+
+def reference(arms: Mapping[str, Mapping[str, Mapping[str, float]]], config: EvalConfig) -> str:
+    """The arm that the adapter must beat: the better of base and majority on the primary metric."""
+    metric = config.tasks[config.primary].metric.name
+    return max((BASE, MAJORITY), key=lambda arm: arms[arm][config.primary][metric])
+
+
+def deciding(report: Report, config: EvalConfig) -> Mapping[str, Any]:
+    """The comparison that the verdict is about: adapter against the reference arm on the primary metric."""
+    wanted = (
+        reference(report["arms"], config),
+        ADAPTER,
+        config.primary,
+        config.tasks[config.primary].metric.name,
+    )
+    found: Mapping[str, Any] = next(
+        item
+        for item in report["comparisons"]
+        if (item["a"], item["b"], item["task"], item["metric"]) == wanted
+    )
+    return found
+
+
+def passes(verdict: str, config: EvalConfig) -> bool:
+    """`better` passes; `inconclusive` only where the configuration accepts it."""
+    return verdict == BETTER or (verdict == INCONCLUSIVE and config.accept_inconclusive)
+
+
+def require_gain(report: Report, config: EvalConfig) -> None:
+    """Raise RefusedError, with the numbers in one line, where the report does not pass."""
+    if passes(report["verdict"], config):
+        return
+    advice = {
+        INCONCLUSIVE: "enlarge the test set or train further, or set eval.accept_inconclusive=true",
+    }.get(report["verdict"], "train on more or cleaner rows, or keep the base")
+    raise RefusedError(f"{sentence(deciding(report, config))}; {advice}")
+
+
+def overrides(report: Report, config: EvalConfig) -> list[str]:
+    """What the manifest records where only an override lets the report pass."""
+    forced = report["verdict"] != BETTER and passes(report["verdict"], config)
+    return ["eval.accept_inconclusive"] if forced else []
+
+
+def sentence(item: Mapping[str, Any]) -> str:
+    """One comparison in one line: verdict, difference, interval, size, detectable effect."""
+    return (
+        f"{item['verdict']}: {item['b']} minus {item['a']} on {item['task']} {item['metric']} is "
+        f"{item['delta']:+.4f} [{item['ci_low']:+.4f}, {item['ci_high']:+.4f}], p {item['p']:.2g}, "
+        f"{item['n']} rows in {item['n_groups']} groups, a gain of {item['mde']:.4f} is found 4 times in 5"
+    )

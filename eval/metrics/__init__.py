@@ -1,0 +1,1 @@
+"""Metrics, one file a family: of one arm, and the difference of two arms under drawn groups."""

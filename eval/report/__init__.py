@@ -1,0 +1,1 @@
+"""From predictions to report.json (summary) and report.html (page)."""

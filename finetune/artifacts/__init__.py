@@ -1,0 +1,29 @@
+"""Folders that say what made them: run ids, manifests, hashes, locks."""
+
+from finetune.artifacts.folders import (
+    Output,
+    Spec,
+    has_current,
+    open_current,
+    open_input,
+    open_last,
+    open_run,
+    require_input,
+    writing,
+)
+from finetune.artifacts.manifest import Artifact, Manifest, input_record
+
+__all__ = [
+    "Artifact",
+    "Manifest",
+    "Output",
+    "Spec",
+    "has_current",
+    "input_record",
+    "open_current",
+    "open_input",
+    "open_last",
+    "open_run",
+    "require_input",
+    "writing",
+]

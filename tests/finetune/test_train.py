@@ -1,0 +1,116 @@
+"""Training on the 2-layer Llama with real bitsandbytes, PEFT and TRL."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from tiny import loaded_model
+from transformers import TrainerState
+from trl import SFTTrainer
+
+from finetune.config.schema import Device, HardwareConfig, LoraSettings, TrainConfig
+from finetune.dataset import encode_rows
+from finetune.errors import ConfigError, RefusedError
+from finetune.methods import lora_config
+from finetune.tracking import SilentTracker
+from finetune.trainer import RunLog, make_trainer, require_finite, sft_config
+
+CPU = HardwareConfig("cpu", Device.cpu)
+TRAIN = TrainConfig(
+    max_steps=6, global_batch=4, micro_batch=4, lr=1e-2, log_every_steps=1, activation_checkpointing=False
+)
+ROWS = [
+    {
+        "messages": [{"role": "user", "content": f"{'word ' * (index % 5)}row {index}"}],
+        "target": f"answer {index % 3}",
+    }
+    for index in range(24)
+]
+
+
+def losses(trainer: Any) -> list[float]:
+    trainer.train()
+    return [row["loss"] for row in trainer.state.log_history if "loss" in row]
+
+
+def stock(folder: Path, out: Path) -> Any:
+    """SFTTrainer by its own documentation, on our rows in our order, trainables cast to fp32."""
+    loaded = loaded_model(folder)
+    data = encode_rows(ROWS, loaded.renderer, TRAIN)
+    trainer = SFTTrainer(
+        loaded.model,
+        sft_config(TRAIN, CPU, data.counts["steps"], out),
+        train_dataset=Dataset.from_list(
+            [{"input_ids": data.rows[i].ids, "labels": data.rows[i].labels} for i in data.order]
+        ),
+        peft_config=lora_config(TRAIN.lora),
+        processing_class=loaded.tokenizer,
+    )
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return trainer
+
+
+def ours(folder: Path, out: Path, train: TrainConfig = TRAIN) -> Any:
+    loaded = loaded_model(folder)
+    return make_trainer(loaded, encode_rows(ROWS, loaded.renderer, train), train, CPU, out)
+
+
+def test_losses_are_those_of_stock_trl(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = losses(ours(tiny_model_folder, tmp_path))
+    monkeypatch.setattr("trl.trainer.utils._use_triton", lambda device: False)  # stock's path on a CPU
+    theirs = losses(stock(tiny_model_folder, tmp_path))
+    assert len(mine) == 6
+    assert mine[-1] < mine[0]
+    assert max(abs(a - b) for a, b in zip(mine, theirs, strict=True)) < 2e-3
+
+
+def test_two_runs_with_one_seed_are_equal_and_another_seed_differs(
+    tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    first, again = (losses(ours(tiny_model_folder, tmp_path)) for _ in range(2))
+    other = TrainConfig(**{**TRAIN.__dict__, "seed": 1})
+    assert first == again
+    assert first != losses(ours(tiny_model_folder, tmp_path, other))
+
+
+def test_only_lora_is_trained_in_fp32(tiny_model_folder: Path, tmp_path: Path) -> None:
+    train = TrainConfig(**{**TRAIN.__dict__, "lora": LoraSettings(rank=2, targets=["q_proj", "v_proj"])})
+    trainable = [
+        (name, parameter)
+        for name, parameter in ours(tiny_model_folder, tmp_path, train).model.named_parameters()
+        if parameter.requires_grad
+    ]
+    assert len(trainable) == 8  # A and B of 2 layers in 2 blocks
+    assert all("lora_" in name and parameter.dtype is torch.float32 for name, parameter in trainable)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_is_in_the_log() -> None:
+    stream = io.StringIO()
+    log = RunLog(stream, SilentTracker(), total=10)
+    log.on_log(None, TrainerState(global_step=1), None, {"loss": 0.5, "grad_norm": 1.0, "learning_rate": 0.1})
+    with pytest.raises(RefusedError, match="step 2: loss or gradient is not a number") as error:
+        log.on_log(None, TrainerState(global_step=2), None, {"loss": float("nan"), "grad_norm": 1.0})
+    assert error.value.exit_code == 3
+    assert [json.loads(line)["step"] for line in stream.getvalue().splitlines()] == [1, 2]
+
+
+def test_an_adapter_that_is_no_number_is_not_saved(tiny_model_folder: Path, tmp_path: Path) -> None:
+    model = ours(tiny_model_folder, tmp_path).model
+    require_finite(model)
+    next(p for p in model.parameters() if p.requires_grad).data.fill_(float("inf"))
+    with pytest.raises(RefusedError, match="is not a number after training"):
+        require_finite(model)
+
+
+def test_a_layer_that_the_model_has_not_is_refused(tiny_model_folder: Path, tmp_path: Path) -> None:
+    train = TrainConfig(**{**TRAIN.__dict__, "lora": LoraSettings(targets=["q_proj", "foo"])})
+    with pytest.raises(ConfigError, match="the model has no layer foo"):
+        ours(tiny_model_folder, tmp_path, train)
