@@ -9,6 +9,7 @@ from finetune.artifacts.hashing import HashCache, content_of
 from finetune.config.schema import BaseConfig, BaseKind, PathsConfig, RunConfig
 from finetune.console import say
 from finetune.errors import ConfigError, DataError, MachineError
+from finetune.model import prepare_libraries
 from finetune.packages import package_folder, package_licence
 
 TOKENIZER_FILES = (
@@ -114,6 +115,7 @@ def _convert_gguf(source: Path, output: Output) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.quantization_config import GgufConfig
 
+    prepare_libraries()
     options = {"gguf_file": source.name, "dtype": torch.bfloat16}
     model = AutoModelForCausalLM.from_pretrained(
         source.parent, quantization_config=GgufConfig(dequantize=True), **options

@@ -29,7 +29,7 @@ def quiet_libraries() -> None:
     """Silence the libraries' hints about their own options, which the config decides; HALLMARK_VERBOSE=1 shows them."""
     if os.environ.get("HALLMARK_VERBOSE"):
         return
-    os.environ.update(TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1")
+    os.environ.update(TRANSFORMERS_VERBOSITY="error", HF_HUB_DISABLE_PROGRESS_BARS="1", TQDM_DISABLE="1")
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 

@@ -1,7 +1,6 @@
 """The base in 4 bits with its tokenizer, with or without an adapter."""
 
 import importlib.util
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,11 +35,8 @@ def prepare_libraries() -> None:
     """
     quiet_libraries()
     import bitsandbytes as bnb
-    import transformers
 
     bnb.nn.modules.has_avx512bf16 = lambda: False
-    if transformers.utils.logging.get_verbosity() >= logging.ERROR:
-        transformers.utils.logging.disable_progress_bar()
 
 
 def load_base(base: Artifact, model: ModelConfig, hardware: HardwareConfig) -> Loaded:

@@ -15,7 +15,6 @@ OFFLINE = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "WANDB_ERROR_REPORTING": "false",
     "TOKENIZERS_PARALLELISM": "false",
-    "BITSANDBYTES_NOWELCOME": "1",
 }
 NEXT = {"prepare": "train", "train": "eval", "eval": "export", "export": ""}
 
@@ -26,7 +25,8 @@ def stage(name: str, body: Callable[[RunConfig], Artifact], argv: Sequence[str])
     def work() -> None:
         run = load(argv)
         say(f"{name} {run.name}: model {run.model.name}, data {run.data.name}, hardware {run.hardware.name}")
-        artifact = body(run)
+        with _own_name(run.name):
+            artifact = body(run)
         say(f"{name}: {artifact.folder}")
         if NEXT.get(name):
             say(f"next: make {NEXT[name]} CONF={run.name}{_same_run(name, run, artifact)}")
@@ -50,6 +50,16 @@ def guarded(work: Callable[[], None]) -> int:
         complain("stopped; the same command starts again")
         return EXIT_STOPPED
     return 0
+
+
+@contextmanager
+def _own_name(name: str) -> Iterator[None]:
+    """Advice such as `make prepare CONF=…` with the experiment that the person gave."""
+    try:
+        yield
+    except HallmarkError as error:
+        error.problems = [problem.replace("CONF=…", f"CONF={name}") for problem in error.problems]
+        raise
 
 
 def _same_run(name: str, run: RunConfig, artifact: Artifact) -> str:

@@ -24,6 +24,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from machine import describe
+
 ROUNDS, SPEED_STEPS, LOSS_STEPS = 3, 8, 10
 VARIANTS = ("ours", "stock", "stock_fp32")
 MIN_SPEED, MAX_LOSS_DIFFERENCE = 2.0, 2e-3
@@ -167,20 +169,8 @@ def main() -> int:
     if arguments.one:
         print(json.dumps(measure(arguments.one, arguments.steps, arguments.compute)))
         return 0
-    print(f"{cpu()}, torch threads as they come", flush=True)
+    print(describe(), flush=True)
     return 0 if compare_speed() >= MIN_SPEED and compare_losses() <= MAX_LOSS_DIFFERENCE else 1
-
-
-def cpu() -> str:
-    """The processor's name and whether it has bf16 matrix units, from /proc/cpuinfo where there is one."""
-    path = Path("/proc/cpuinfo")
-    if not path.exists():
-        return "unknown processor"
-    lines = path.read_text().splitlines()
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
-    flags = next((line for line in lines if line.startswith("flags")), "")
-    units = [flag for flag in ("avx512_bf16", "amx_bf16") if flag in flags]
-    return f"{name} x{sum(line.startswith('processor') for line in lines)} {' '.join(units)}".strip()
 
 
 if __name__ == "__main__":

@@ -44,6 +44,19 @@ class Team:
         more = ["experiment=tiny", f"paths.runs={self.folder / 'runs'}", *overrides]
         return self._run([sys.executable, "-m", MODULES[name], *more])
 
+    def start(self, name: str) -> subprocess.Popen[bytes]:
+        """One stage that runs on while the test goes on."""
+        command = [
+            sys.executable,
+            "-m",
+            MODULES[name],
+            "experiment=tiny",
+            f"paths.runs={self.folder / 'runs'}",
+        ]
+        return subprocess.Popen(
+            command, cwd=ROOT, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
     def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=600

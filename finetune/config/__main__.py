@@ -3,19 +3,8 @@
 import sys
 
 from finetune.config.load import show
-from finetune.console import complain, say
-from finetune.errors import HallmarkError
-
-
-def main() -> int:
-    try:
-        say(show(sys.argv[1:]))
-    except HallmarkError as error:
-        for problem in error.problems:
-            complain(problem)
-        return error.exit_code
-    return 0
-
+from finetune.console import say
+from finetune.stage import guarded
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(lambda: say(show(sys.argv[1:]))))

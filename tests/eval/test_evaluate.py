@@ -73,4 +73,4 @@ def test_without_an_adapter_it_says_what_to_run(
     argv: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert stage("eval", evaluate, argv()) == 2
-    assert "run `make train CONF=…`" in capsys.readouterr().err
+    assert "run `make train CONF=tiny`" in capsys.readouterr().err

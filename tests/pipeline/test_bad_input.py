@@ -91,7 +91,7 @@ def test_damaged_data(breakable: Team) -> None:
 
 def test_nothing_prepared_or_trained_yet(fresh: Callable[[], Team]) -> None:
     team = fresh()
-    refused(team.stage("train"), 2, "has no finished run; run `make prepare")
+    refused(team.stage("train"), 2, "has no finished run; run `make prepare CONF=tiny`")
     refused(team.stage("eval"), 2, "has no finished run; run `make train")
     refused(team.stage("export"), 2, "has no finished run; run `make train")
 

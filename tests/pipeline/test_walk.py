@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,22 @@ KINDS = {"data": "tiny_rows", "adapters": "tiny", "reports": "tiny", "exports": 
 def manifest(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
     return found
+
+
+def weights_of(folder: Path) -> str:
+    """Digest of the adapter's weights, as the manifest has it."""
+    (found,) = (
+        item for item in manifest(folder)["files"] if item["path"].endswith("adapter_model.safetensors")
+    )
+    return str(found["sha256"])
+
+
+def wait_for(path: Path, seconds: int = 120) -> None:
+    """Until the file holds something."""
+    deadline = time.monotonic() + seconds
+    while not (path.exists() and path.stat().st_size):
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.02)
 
 
 def test_every_stage_leaves_a_finished_folder_and_names_the_next_command(walked: tuple[Team, str]) -> None:
@@ -136,12 +153,25 @@ def test_a_second_walk_does_nothing_and_says_so(breakable: Team) -> None:
 
 def test_a_rerun_after_the_manifest_is_gone_trains_the_same_adapter(breakable: Team) -> None:
     folder = breakable.current("adapters")
-    content = manifest(folder)["files"]
+    before = weights_of(folder)
     (folder / "manifest.json").unlink()
     assert breakable.stage("train").returncode == 0
-    weights = [item for item in content if item["path"].endswith("adapter_model.safetensors")]
-    again = [item for item in manifest(folder)["files"] if item["path"].endswith("adapter_model.safetensors")]
-    assert weights == again  # bit for bit on CPU
+    assert weights_of(folder) == before  # bit for bit on CPU
+
+
+def test_a_killed_run_leaves_nothing_that_looks_finished_and_starts_again(breakable: Team) -> None:
+    folder = breakable.current("adapters")
+    before = weights_of(folder)
+    shutil.rmtree(folder)
+    killed = breakable.start("train")
+    wait_for(folder / "log.jsonl")
+    killed.kill()
+    killed.wait()
+    assert not (folder / "manifest.json").exists()
+    refused = breakable.stage("eval")
+    assert (refused.returncode, "is unfinished" in refused.stderr) == (2, True)
+    assert breakable.stage("train").returncode == 0
+    assert weights_of(folder) == before
 
 
 def test_run_names_an_earlier_adapter(breakable: Team) -> None:
