@@ -31,6 +31,8 @@ class Agreement:
 
 def measure(run: RunConfig, adapter: Artifact, base: Artifact, test: Path, merged: Path) -> dict[str, Any]:
     """The fields of fidelity.json, those of the merge itself excepted."""
+    # at evaluation's batch 1 the floor would be the adapter against its very self: 0, which nothing meets
+    run = replace(run, eval=replace(run.eval, batch_rows=max(2, run.eval.batch_rows)))
     rows = read_rows(test)
     trained, alone = _probe_adapter(run, adapter, base, rows)
     torch.cuda.empty_cache()  # the fresh process needs the room
@@ -114,8 +116,7 @@ def _probe_adapter(
 ) -> tuple[Probe, Tensor]:
     """The adapter as evaluated, and its logits at batch 1 unpadded for the noise floor."""
     loaded = attach_trained(load_base(base, run.model, run.hardware), adapter)
-    # at evaluation's batch 1 the floor would be the adapter against its very self: 0, which nothing meets
-    trained = probe(loaded, rows, max(2, run.eval.batch_rows), run.eval.max_new_tokens, "adapter")
+    trained = probe(loaded, rows, run.eval.batch_rows, run.eval.max_new_tokens, "adapter")
     return trained, logits_of(loaded, encode(rows, loaded.renderer), 1, "noise floor")
 
 

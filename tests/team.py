@@ -41,21 +41,15 @@ class Team:
 
     def stage(self, name: str, *overrides: str) -> subprocess.CompletedProcess[str]:
         """One stage without make, whose exit code make would replace by 2."""
-        more = ["experiment=tiny", f"paths.runs={self.folder / 'runs'}", *overrides]
-        return self._run([sys.executable, "-m", MODULES[name], *more])
+        return self._run([*self._stage(name), *overrides])
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
         """One stage that runs on while the test goes on."""
-        command = [
-            sys.executable,
-            "-m",
-            MODULES[name],
-            "experiment=tiny",
-            f"paths.runs={self.folder / 'runs'}",
-        ]
-        return subprocess.Popen(
-            command, cwd=ROOT, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        quiet = subprocess.DEVNULL
+        return subprocess.Popen(self._stage(name), cwd=ROOT, env=self.environment, stdout=quiet, stderr=quiet)
+
+    def _stage(self, name: str) -> list[str]:
+        return [sys.executable, "-m", MODULES[name], "experiment=tiny", f"paths.runs={self.folder / 'runs'}"]
 
     def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -38,6 +38,7 @@ def check(run: RunConfig) -> list[str]:
     return [
         *_ranges(run),
         *_seeds(run),
+        *_not_negative(run),
         *_lists(run),
         *_names(run),
         *_kind("model.base", run.model.base, BASE_FIELDS[run.model.base.kind], _used(BASE_FIELDS.values())),
@@ -94,6 +95,9 @@ def _seeds(run: RunConfig) -> Iterator[str]:
     for key in SEEDS:
         if not 0 <= _value(run, key) < 2**32:
             yield f"{key}={_value(run, key)} must be a whole number from 0 to 4294967295"
+
+
+def _not_negative(run: RunConfig) -> Iterator[str]:
     for key in ("train.weight_decay", "eval.min_gain"):
         if not 0 <= _value(run, key) < math.inf:
             yield f"{key}={_value(run, key)} must be 0 or above"
