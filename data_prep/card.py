@@ -1,79 +1,34 @@
-"""What preparation found, as facts for report.json and as a data card for people."""
+"""What preparation found, as a data card for people and as lines for the terminal."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from data_prep.rows import SIDES, Row
-from data_prep.selection import Selection
-from data_prep.verify_split import Proof
-from finetune.config.schema import DataConfig
+from data_prep.rows import SIDES
+from finetune.config.data import DataConfig
 
 SHOWN_LABELS = 30
 
 
-def facts(
-    data: DataConfig, selection: Selection, parts: Mapping[str, Sequence[Row]], pairs: int, proof: Proof
-) -> dict[str, Any]:
-    """Every count and measure of the prepared data; no text, and no targets unless they form a closed set."""
-    sizes = Counter(row.group for rows in parts.values() for row in rows)
-    largest = max(sizes.values())
-    return {
-        "name": data.name,
-        "read": selection.read(),
-        "rows": sizes.total(),
-        "splits": {side: _side(parts[side]) for side in SIDES},
-        "dropped": selection.reasons(),
-        "lost_fraction": round(selection.lost_fraction, 4),
-        "near_duplicates": {
-            "shingle_words": data.near_duplicates.shingle_words,
-            "jaccard": data.near_duplicates.jaccard,
-            "pairs": pairs,
-        },
-        "components": {
-            "count": len(sizes),
-            "largest_rows": largest,
-            "largest_fraction": round(largest / sizes.total(), 4),
-        },
-        "cross_split_max_jaccard": proof.cross_split_max,
-        "random_split": {"test_rows_leaked": proof.random_leak, "test_rows": len(parts["test"])},
-        "labels": _labels(data, parts),
-    }
-
-
-def _side(rows: Sequence[Row]) -> dict[str, int]:
-    return {
-        "rows": len(rows),
-        "groups": len({row.group for row in rows}),
-        "labels": len({row.target for row in rows}),
-        "characters": sum(len(turn["content"]) for row in rows for turn in row.messages),
-        "target_characters": sum(len(row.target) for row in rows),
-    }
-
-
-def _labels(data: DataConfig, parts: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
-    counts = {side: Counter(row.target for row in parts[side]) for side in SIDES}
-    total = sum(counts.values(), Counter[str]())
-    found: dict[str, Any] = {
-        "count": len(total),
-        "in_test_not_in_train": len(counts["test"].keys() - counts["train"].keys()),
-    }
-    if data.has_label_set():
-        ordered = sorted(total, key=lambda label: (-total[label], label))
-        found["rows"] = {label: {side: counts[side][label] for side in SIDES} for label in ordered}
-    return found
-
-
 def card(data: DataConfig, found: Mapping[str, Any]) -> str:
     """The data card in Markdown."""
-    return "\n\n".join([_head(data), _counts(found), _leaks(found), _label_table(found)]).rstrip() + "\n"
+    sections = [
+        _head(data),
+        _counts(found),
+        _spans(found),
+        _leaks(found),
+        _contamination(data, found),
+        _label_table(found),
+        _suspects(found),
+        _gaps(data, found),
+    ]
+    return "\n\n".join(section for section in sections if section).rstrip() + "\n"
 
 
 def _head(data: DataConfig) -> str:
     lines = [f"# Data card: {data.name}", f"Licence: {data.licence}"]
     if data.attribution:
         lines.append(f"Attribution: {data.attribution}")
-    asked = f"Source kind `{data.source.kind.name}`, seed {data.seed}."
+    asked = f"Source kind `{data.source.kind.name}`, rows of form `{data.form.name}`, seed {data.seed}."
     return "\n\n".join([*lines, asked])
 
 
@@ -87,36 +42,80 @@ def _counts(found: Mapping[str, Any]) -> str:
         [
             f"## Rows\n\n{found['read']:,} documents read, {found['rows']:,} rows made.",
             _table(["split", "rows", "groups", "labels", "prompt characters"], splits),
+            f"The test set is `{found['test_sha256'][:16]}…`: `data.split.test_sha256` freezes it.",
             "## Dropped",
-            _table(["reason", "documents"], dropped),
-            f"Of the documents that the source's filters let through, {found['lost_fraction']:.1%} were lost "
+            _table(["reason", "texts"], dropped),
+            f"Of what the source's filters let through, {found['lost_fraction']:.1%} was lost "
             "for other reasons than sampling.",
+        ]
+    )
+
+
+def _spans(found: Mapping[str, Any]) -> str:
+    spans = found.get("spans")
+    if not spans:
+        return ""
+    left_out = found["splits"]["train"]["empty_left_out"]
+    return "\n\n".join(
+        [
+            "## Marked passages",
+            _table(["what became of them", "passages"], list(spans.items())),
+            f"{left_out:,} training rows without an answer were left out (`data.windows.keep_empty_fraction`); "
+            "val and test keep all. ledger.jsonl lists every lost passage.",
         ]
     )
 
 
 def _leaks(found: Mapping[str, Any]) -> str:
     near, joined = found["near_duplicates"], found["components"]
-    maxima = [[sides, f"{value:.3f}"] for sides, value in found["cross_split_max_jaccard"].items()]
+    bounds = found["cross_split_bound"]
+    maxima = [
+        [sides, _highest(value, bounds[sides])] for sides, value in found["cross_split_max_jaccard"].items()
+    ]
+    coverage = found["ngram_coverage_of_test"]
     return "\n\n".join(
         [
             "## Split",
-            f"{near['pairs']:,} pairs reach Jaccard {near['jaccard']} over "
-            f"{near['shingle_words']}-word shingles. They and the source groups join "
+            f"{near['joined']:,} near duplicates (Jaccard {near['jaccard']} or more over "
+            f"{near['shingle_words']}-word shingles) were joined. They, documents and source groups join "
             f"the rows to {joined['count']:,} components, the largest of "
             f"{joined['largest_rows']:,} rows ({joined['largest_fraction']:.1%}); no component is cut.",
             f"For comparison: {random_split_line(found)}. Highest similarity between two sides, measured by "
             "separate code:",
             _table(["sides", "highest Jaccard"], maxima),
+            f"Of a test text's {coverage['words']}-word runs, {coverage['median']:.1%} stand somewhere in train "
+            f"(median; 90 % of the texts at most {coverage['p90']:.1%}, the highest {coverage['max']:.1%}).",
         ]
     )
+
+
+def _highest(value: float, bound: float) -> str:
+    return f"{value:.3f}" if bound <= value else f"below {bound:.3f}"
+
+
+def _contamination(data: DataConfig, found: Mapping[str, Any]) -> str:
+    settings, measured = data.contamination, found["contamination"]
+    lines = [
+        "## Contamination",
+        f"Share of a held-out text's n-grams (up to {settings.ngram_words} words, those in more than "
+        f"{settings.boilerplate_fraction:.0%} of the training texts aside) that stand in the training texts: "
+        f"median {measured['median']:.1%}, 90 % at most {measured['p90']:.1%}. {measured['dropped']:,} rows of val and "
+        f"test at {settings.drop_coverage:.0%} or more and of at least {settings.drop_words} words were dropped; "
+        f"{measured['review']:,} others from {settings.review_coverage:.0%} on are marked in ledger.jsonl for review.",
+    ]
+    if settings.references:
+        lines.append(
+            f"Compared with {len(settings.references)} held-out or public set(s): {measured['repeats']:,} texts that "
+            "repeat one of their items were dropped."
+        )
+    return "\n\n".join(lines)
 
 
 def told(found: Mapping[str, Any]) -> Iterator[str]:
     """Lines for the terminal: what was joined, the sides, and what a random split would have leaked."""
     near, joined = found["near_duplicates"], found["components"]
     yield (
-        f"near duplicates: {near['pairs']:,} pairs at Jaccard {near['jaccard']} or more; "
+        f"near duplicates: {near['joined']:,} joined at Jaccard {near['jaccard']} or more; "
         f"{joined['count']:,} components, the largest {joined['largest_rows']:,} rows "
         f"({joined['largest_fraction']:.1%})"
     )
@@ -124,15 +123,22 @@ def told(found: Mapping[str, Any]) -> Iterator[str]:
         f"{side} {part['rows']:,} rows in {part['groups']:,} groups" for side, part in found["splits"].items()
     )
     yield "split: " + ", ".join(sides)
-    maxima = ", ".join(f"{sides} {value:.3f}" for sides, value in found["cross_split_max_jaccard"].items())
+    bounds = found["cross_split_bound"]
+    maxima = ", ".join(
+        f"{sides} {_highest(value, bounds[sides])}"
+        for sides, value in found["cross_split_max_jaccard"].items()
+    )
     yield f"verified: highest Jaccard between two sides: {maxima}"
     yield random_split_line(found)
+    if found["suspects"].get("found"):
+        yield "labels: rows that look mislabelled stand in suspects.jsonl, the likeliest first; look at the first 20"
+    yield f"test set {found['test_sha256'][:16]}…; data.split.test_sha256={found['test_sha256']} freezes it"
 
 
 def random_split_line(found: Mapping[str, Any]) -> str:
-    """What a plain shuffle of the same rows would have leaked, in one sentence."""
+    """What a plain shuffle of the same texts would leak, in one sentence."""
     leaked, rows = found["random_split"]["test_rows_leaked"], found["random_split"]["test_rows"]
-    return f"a random split would leak {leaked:,} of {rows:,} test rows into train; this one 0"
+    return f"a random split would leak {leaked:,} of {rows:,} test texts into train; this one 0"
 
 
 def _label_table(found: Mapping[str, Any]) -> str:
@@ -146,6 +152,34 @@ def _label_table(found: Mapping[str, Any]) -> str:
     if rows and len(rows) > SHOWN_LABELS:
         lines.append(f"The {SHOWN_LABELS} most frequent; report.json has all.")
     return "\n\n".join(lines)
+
+
+def _suspects(found: Mapping[str, Any]) -> str:
+    suspects = found["suspects"]
+    if not suspects.get("judged"):
+        return ""
+    return (
+        f"{suspects['judged']:,} rows were judged by a classifier that had not seen their group; suspects.jsonl ranks "
+        f"the {suspects['found']:,} whose label it contradicts, the likeliest error first. Where a label set is hard, "
+        "most of them are right: look at the first 20. Nothing was changed."
+    )
+
+
+def _gaps(data: DataConfig, found: Mapping[str, Any]) -> str:
+    gaps = ["Personal data was not looked for; texts are as their source holds them."]
+    if found["labels"]["in_test_not_in_train"]:
+        gaps.append("Some labels of the test set cannot have been learned.")
+    if data.near_duplicates.max_shingle_fraction is not None:
+        gaps.append("Texts made of boilerplate alone were not compared with each other.")
+    if not found["suspects"].get("judged"):
+        gaps.append("Labels were not checked for errors: that needs one label a row from a set.")
+    if any(
+        bound > found["cross_split_max_jaccard"][sides] for sides, bound in found["cross_split_bound"].items()
+    ):
+        gaps.append(
+            "The highest similarity between two sides is a bound, not a measurement, where it says below."
+        )
+    return "## Known gaps\n\n" + "\n".join(f"- {gap}" for gap in gaps)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -1,10 +1,10 @@
 """Which targets may be learned: the closed set, no contradictions, enough rows of each."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 
-from data_prep.normalise import folded
-from data_prep.rows import Document, Drop, kept_and_dropped
+from data_prep.items import Item, unit_of
+from finetune.config.data import RowForm
 from finetune.errors import DataError
 
 CONTRADICTION = "equal text, different targets"
@@ -19,23 +19,22 @@ def require_known(target: str, labels: Sequence[str] | None, where: str) -> None
         )
 
 
-def drop_contradictions(documents: Sequence[Document]) -> tuple[list[Document], list[Drop]]:
-    """Without the texts that stand under several targets: nobody can tell which one is right."""
-    targets: dict[str, set[str]] = defaultdict(set)
-    for document in documents:
-        targets[folded(document.text)].add(document.target)
-    return kept_and_dropped(
-        Drop(document.origin, CONTRADICTION) if len(targets[folded(document.text)]) > 1 else document
-        for document in documents
-    )
+def drop_contradictions(items: Sequence[Item], form: RowForm) -> None:
+    """Drop the texts that stand under several targets: nobody can tell which one is right."""
+    answers: dict[bytes, bytes] = {}
+    torn: set[bytes] = set()
+    for item in items:
+        if not item.reason and answers.setdefault(item.key, item.answers) != item.answers:
+            torn.add(item.key)
+    units = {unit_of(item, form) for item in items if item.key in torn}
+    for item in items:
+        if not item.reason and unit_of(item, form) in units:
+            item.drop(CONTRADICTION)
 
 
-def drop_rare(documents: Sequence[Document], min_rows: int) -> tuple[list[Document], list[Drop]]:
-    """Without the targets that have fewer rows than can be learned and measured."""
-    rows = Counter(document.target for document in documents)
-    return kept_and_dropped(
-        document
-        if rows[document.target] >= min_rows
-        else Drop(document.origin, f"label with fewer than {min_rows} rows")
-        for document in documents
-    )
+def drop_rare(items: Sequence[Item], min_rows: int, where: str = "", lost: bool = True) -> None:
+    """Drop the rows with a target that has fewer rows than can be learned and measured."""
+    rows = Counter(label for item in items if not item.reason for label in item.labels)
+    for item in items:
+        if not item.reason and any(rows[label] < min_rows for label in item.labels):
+            item.drop(f"label with fewer than {min_rows} rows{where}", lost)

@@ -1,16 +1,17 @@
-"""The record types of data preparation: where a document stands, the document, a drop, a row."""
+"""The record types of data preparation: what a source yields, what is asked about it, what was dropped, a row."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from finetune.artifacts.hashing import sha256_text
-from finetune.config.schema import DataConfig
+from finetune.config.data import DataConfig
 
 SIDES = ("train", "val", "test")
 
+Target = str | list[str]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Origin:
     """Where a document stands: its file, the file's sha256, its range of characters in the decoded file."""
 
@@ -25,18 +26,44 @@ class Origin:
         return int(sha256_text(f"{seed}|{purpose}|{self.path}|{self.start}")[:13], 16) / 16**13
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A question about a text, empty where the prompt says it all, and the answer to learn."""
+
+    question: str
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A passage that someone marked: its label, its text as quoted, and where it starts if that is known."""
+
+    label: str
+    quote: str
+    start: int | None = None
+    """Position in the document's raw text."""
+
+
+@dataclass(frozen=True, slots=True)
 class Document:
-    """One text and the answer to learn for it."""
+    """One text as its source holds it, with the answers (form=whole) or the marked passages (the other forms)."""
 
     origin: Origin
     text: str
-    target: str
+    asks: tuple[Ask, ...] = ()
+    spans: tuple[Span, ...] = ()
     groups: tuple[str, ...] = ()
-    """Source groups (a contract, a patient): its own, and those of its exact duplicates."""
+    """Source groups: a contract, a patient, a customer."""
+    time: str | None = None
+    """ISO 8601, so that strings sort as times do."""
+    language: str | None = None
+    pages: tuple[int, ...] = ()
+    """Where each page starts in the text; empty where the format has none."""
+    extractor: str = ""
+    """What read the file, with its version; empty for tables."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Drop:
     """A document that became no row, and why."""
 
@@ -44,6 +71,21 @@ class Drop:
     reason: str
     lost: bool = True
     """False where a setting asked for it (a source's filters, max_rows): no part of the drop budget."""
+    spans: int = 0
+    """Marked passages that are lost with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A normalised text that rows ask about: a whole document, a window of it, or a marked passage."""
+
+    text: str
+    start: int
+    end: int
+    """Range in the document's raw text."""
+    asks: tuple[Ask, ...]
+    window: int | None = None
+    """Number of the window in its document."""
 
 
 @dataclass(frozen=True)
@@ -53,37 +95,26 @@ class Row:
     id: str
     group: str
     messages: list[dict[str, str]]
-    target: str
+    target: Target
     sources: list[dict[str, Any]]
     document: str
+    window: int | None = None
+    time: str | None = None
+    language: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The row as the object that is written."""
-        return asdict(self)
+        """The row as the object that is written, without what it does not have."""
+        return {key: value for key, value in vars(self).items() if value is not None}
 
 
-def messages_of(text: str, data: DataConfig) -> list[dict[str, str]]:
+def messages_of(text: str, question: str, data: DataConfig) -> list[dict[str, str]]:
     """The prompt of one text: the system turn where there is one, and the user's turn."""
-    # str.replace, not str.format: a text or a prompt may hold braces of its own
-    user = {"role": "user", "content": data.prompt.replace("{text}", text)}
+    # not str.format: a text or a prompt may hold braces of its own; the text goes last, so that a mark in it stays
+    before, mark, after = data.prompt.partition("{text}")
+    content = (
+        before.replace("{question}", question)
+        + (text if mark else "")
+        + after.replace("{question}", question)
+    )
+    user = {"role": "user", "content": content}
     return [{"role": "system", "content": data.system}, user] if data.system else [user]
-
-
-def kept_and_dropped(items: Iterable[Document | Drop]) -> tuple[list[Document], list[Drop]]:
-    """The documents and the drops of a mixed stream, each in its order."""
-    documents: list[Document] = []
-    drops: list[Drop] = []
-    for item in items:
-        if isinstance(item, Drop):
-            drops.append(item)
-        else:
-            documents.append(item)
-    return documents, drops
-
-
-def by_side(
-    documents: Sequence[Document], rows: Sequence[Row], sides: Sequence[str], seed: int
-) -> dict[str, list[Row]]:
-    """The rows of train, val and test, each shuffled by seed: sources are often sorted by label."""
-    order = sorted(range(len(rows)), key=lambda position: documents[position].origin.lot(seed, "order"))
-    return {side: [rows[position] for position in order if sides[position] == side] for side in SIDES}

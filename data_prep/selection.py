@@ -1,94 +1,105 @@
-"""From everything a source holds to the documents that become rows, with a reason for each that does not."""
+"""From everything a source holds to the items that become rows, with a reason for each that does not."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 
+from data_prep.corpus import Corpus
 from data_prep.duplicates import drop_exact
+from data_prep.items import Item
 from data_prep.labels import drop_contradictions, drop_rare
-from data_prep.normalise import normalised
-from data_prep.rows import Document, Drop, kept_and_dropped
-from finetune.config.schema import DataConfig
+from finetune.config.data import DataConfig, RowForm
 from finetune.errors import DataError, RefusedError
 
 NOT_SAMPLED = "not sampled"
 
 
-@dataclass(frozen=True)
-class Selection:
-    """What was read: the documents kept, in source order, and the drops."""
-
-    documents: list[Document]
-    drops: list[Drop]
-    lost_fraction: float
-    """Share lost of the documents that the source's own filters let through."""
-
-    def read(self) -> int:
-        """Number of documents read."""
-        return len(self.documents) + len(self.drops)
-
-    def reasons(self) -> dict[str, int]:
-        """Drops per reason, the most frequent first."""
-        counts = Counter(drop.reason for drop in self.drops)
-        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-    def told(self) -> str:
-        """One line for the terminal."""
-        return f"read {self.read():,} documents, kept {len(self.documents):,}; {_told(self.drops)}"
-
-
-def select(found: Iterable[Document | Drop], data: DataConfig) -> Selection:
-    """Normalised, free of contradictions, exact duplicates and rare labels, sampled where asked.
+def select(corpus: Corpus, data: DataConfig) -> None:
+    """Drop contradictions, exact duplicates, rare labels and what was not sampled.
 
     Raises DataError where nothing is left, RefusedError where more was lost than the budget allows.
     """
-    documents, drops = kept_and_dropped(
-        item if isinstance(item, Drop) else normalised(item) for item in found
-    )
-    if not documents and not drops:
-        where = data.source.path or data.source.package
+    items = corpus.items
+    if not items:
+        where = data.source.path or data.source.package or data.source.url_from_env
         raise DataError(f"{where} holds no document; check data.source")
-    documents, contradictions = drop_contradictions(documents)
-    documents, copies = drop_exact(documents)
-    documents, rare = drop_rare(documents, data.min_label_rows)
-    drops += contradictions + copies + rare
-    lost_fraction = _within_budget(documents, drops, data)
-    documents, unsampled = _sample(documents, data)
-    if not documents:
-        raise DataError(
-            f"no document of {len(drops) + len(unsampled)} is left; {_told(drops)}; check the data config"
-        )
-    return Selection(documents, drops + unsampled, lost_fraction)
+    require_spans(corpus, data)
+    drop_contradictions(items, data.form)
+    drop_exact(items, data.form)
+    if data.form is not RowForm.extract:
+        drop_rare(items, data.min_label_rows)
+    require_budget(items, data)
+    _sample(items, data)
+    if not any(not item.reason for item in items):
+        raise DataError(f"no document of {len(items)} is left; {drops_told(items)}; check the data config")
 
 
-def _within_budget(documents: Sequence[Document], drops: Sequence[Drop], data: DataConfig) -> float:
-    lost = [drop for drop in drops if drop.lost]
-    share = len(lost) / max(1, len(lost) + len(documents))
-    if documents and share > data.max_dropped_fraction:
+def lost_fraction(items: Iterable[Item]) -> float:
+    """The share of documents lost, of those that the source's own filters let through and the sample kept."""
+    lost, kept = lost_documents(items)
+    return lost / max(1, lost + kept)
+
+
+def lost_documents(items: Iterable[Item]) -> tuple[int, int]:
+    """Documents of which nothing is left for other reasons than a setting, and documents of which something is."""
+    kept, lost = set(), set()
+    for item in items:
+        if not item.reason:
+            kept.add(item.whole)
+        elif item.lost:
+            lost.add(item.whole)
+    return len(lost - kept), len(kept)
+
+
+def reasons(items: Iterable[Item]) -> dict[str, int]:
+    """Drops per reason, the most frequent first."""
+    counts = Counter(item.reason for item in items if item.reason)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def drops_told(items: Iterable[Item]) -> str:
+    """The drops in one line for people."""
+    found = reasons(items)
+    return "dropped: " + (", ".join(f"{count:,} '{reason}'" for reason, count in found.items()) or "none")
+
+
+def require_budget(items: Sequence[Item], data: DataConfig) -> None:
+    """Raise RefusedError where more is lost than `data.max_dropped_fraction` allows."""
+    lost, kept = lost_documents(items)
+    if kept and lost > data.max_dropped_fraction * (lost + kept):
+        told = drops_told(item for item in items if item.lost)
         raise RefusedError(
-            f"{len(lost)} of {len(lost) + len(documents)} documents ({share:.1%}) would be lost, above "
-            f"data.max_dropped_fraction={data.max_dropped_fraction}; {_told(lost)}; mend the data, or "
-            "raise the setting"
+            f"{lost} of {lost + kept} documents ({lost / (lost + kept):.1%}) would be lost, above "
+            f"data.max_dropped_fraction={data.max_dropped_fraction}; {told}; mend the data, or raise the setting"
         )
-    return share
 
 
-def _told(drops: Sequence[Drop]) -> str:
-    counts = Counter(drop.reason for drop in drops).most_common()
-    return "dropped: " + (", ".join(f"{count:,} '{reason}'" for reason, count in counts) or "none")
+def require_spans(corpus: Corpus, data: DataConfig) -> None:
+    """Raise RefusedError where more marked passages are lost than `data.max_lost_span_fraction` allows."""
+    spans, most = corpus.spans, data.max_lost_span_fraction
+    read = spans["annotated"] - spans["unread"]
+    asked = read - spans["not_asked"]
+    if spans["unread"] > most * spans["annotated"] or asked - spans["recoverable"] > most * asked:
+        raise RefusedError(
+            f"of {spans['annotated']} marked passages {spans['unread']} stand in files that are missing or unreadable; "
+            f"of {asked} asked about {spans['missing']} were not found and {spans['cut']} are longer than any window "
+            f"shows; above data.max_lost_span_fraction={data.max_lost_span_fraction}; mend the annotations, or raise "
+            "data.windows.overlap_chars or the setting"
+        )
 
 
-def _sample(documents: Sequence[Document], data: DataConfig) -> tuple[list[Document], list[Drop]]:
-    """As many documents as `max_rows` by seed, in source order, again without labels that became rare."""
-    if data.max_rows is None or len(documents) <= data.max_rows:
-        return list(documents), []
-    drawn = sorted(documents, key=lambda document: document.origin.lot(data.seed, "sample"))[: data.max_rows]
-    chosen = {document.origin for document in drawn}
-    kept, unsampled = kept_and_dropped(
-        document if document.origin in chosen else Drop(document.origin, NOT_SAMPLED, lost=False)
-        for document in documents
-    )
-    kept, rare = drop_rare(kept, data.min_label_rows)
-    return kept, unsampled + [
-        replace(drop, reason=f"{drop.reason} in the sample", lost=False) for drop in rare
-    ]
+def _sample(items: Sequence[Item], data: DataConfig) -> None:
+    """Keep whole documents, drawn by seed, while `max_rows` texts or windows hold them; no labels that became rare."""
+    kept = [item for item in items if not item.reason]
+    if data.max_rows is None or len(kept) <= data.max_rows:
+        return
+    size = Counter(item.whole for item in kept)
+    room = data.max_rows
+    for whole in sorted(size, key=lambda whole: whole.lot(data.seed, "sample")):
+        if size[whole] > room:
+            size[whole] = 0
+        room -= size[whole]
+    for item in kept:
+        if not size[item.whole]:
+            item.drop(NOT_SAMPLED, lost=False)
+    if data.form is not RowForm.extract:
+        drop_rare(kept, data.min_label_rows, " in the sample", lost=False)

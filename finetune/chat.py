@@ -135,7 +135,8 @@ def parse_answer(text: str, like: Target) -> Target | None:
 def check_row(row: Mapping[str, Any], where: str) -> None:
     """Raise DataError naming the field, its type and length, never its content, where a row breaks the contract."""
     for field, kind in (("id", str), ("group", str), ("messages", list), ("target", (str, list))):
-        if not isinstance(row.get(field), kind) or not row[field]:
+        empty = not row.get(field) and not (field == "target" and row.get(field) == [])  # nothing to extract
+        if not isinstance(row.get(field), kind) or empty:
             found = row.get(field)
             size = f" of length {len(found)}" if hasattr(found, "__len__") else ""  # type: ignore[arg-type]
             raise DataError(f"{where}: field '{field}' is {type(found).__name__}{size}; it must be filled")

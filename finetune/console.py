@@ -5,10 +5,11 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, TypeVar
 
 T = TypeVar("T")
+Sized = TypeVar("Sized", bound=Collection[Any])
 
 PLAIN_INTERVAL_S = 15.0
 
@@ -45,6 +46,17 @@ def progress(items: Iterable[T], label: str, total: int) -> Iterator[T]:
     for done, item in enumerate(items, 1):
         yield item
         ticker.update(done)
+
+
+def counted(batches: Iterable[Sized], label: str) -> Iterator[Sized]:
+    """The same batches, with a line now and then that says how many items have gone by: the end is not known."""
+    last, done = time.monotonic(), 0
+    for batch in batches:
+        yield batch
+        done += len(batch)
+        if time.monotonic() - last >= PLAIN_INTERVAL_S:
+            last = time.monotonic()
+            say(f"  {label} {done:,}")
 
 
 class PlainProgress:

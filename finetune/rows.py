@@ -1,11 +1,14 @@
 """Prepared rows read back, checked against the row contract."""
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from finetune.chat import check_row
 from finetune.errors import DataError
+
+Interval = tuple[int, int]
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -24,3 +27,19 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             check_row(row, f"{path}:{number}")
             rows.append(row)
     return rows
+
+
+def merged(answers: Mapping[Interval, Iterable[Interval]]) -> list[Interval]:
+    """The passages of the whole text, from each window's range and the ranges found in it, which count from its start.
+
+    Passages that overlap or touch are one: neighbouring windows see the same words.
+    """
+    found: list[Interval] = []
+    for start, end in sorted(
+        (at + start, at + end) for (at, _), inside in answers.items() for start, end in inside
+    ):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
+        else:
+            found.append((start, end))
+    return found

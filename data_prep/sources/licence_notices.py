@@ -13,10 +13,11 @@ from typing import Any
 import yaml
 
 from data_prep.labels import require_known
-from data_prep.rows import Document, Drop, Origin
+from data_prep.rows import Ask, Document, Drop, Origin
 from data_prep.sources.source import Source
 from finetune.artifacts.hashing import sha256_file
-from finetune.config.schema import DataConfig, PathsConfig
+from finetune.config.data import DataConfig
+from finetune.config.schema import PathsConfig
 from finetune.console import progress
 from finetune.errors import MachineError
 from finetune.packages import package_folder
@@ -26,7 +27,7 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times
 FENCE = "---\n"
 
 
-def open_notices(data: DataConfig, _paths: PathsConfig) -> Source:
+def open_notices(data: DataConfig, _paths: PathsConfig, _workers: int) -> Source:
     """The rules of the installed package. Raises MachineError where it is not installed."""
     package = str(data.source.package)
     root = package_folder(package, "data.source.package")
@@ -60,7 +61,7 @@ def _notice(data: DataConfig, where: str, file: Origin, whole: str) -> Document 
     if not isinstance(expression, str) or not expression.strip():
         return Drop(origin, "no licence expression")
     require_known(expression, data.labels, f"{where}: license_expression")
-    return Document(origin, text, expression)
+    return Document(origin, text, (Ask("", expression),))
 
 
 def _filtered(data: DataConfig, facts: dict[str, Any], words: int) -> str:

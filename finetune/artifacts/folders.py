@@ -93,6 +93,16 @@ class Output:
             for row in rows:
                 stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder for this run's temporary files, gone afterwards; a killed run's is cleared by the next one."""
+        path = self.path("scratch")
+        path.mkdir(mode=0o700)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path)
+
     def append(self, name: str) -> TextIO:
         """A line-buffered text stream for a log of this run; the caller closes it."""
         return self.path(name).open("a", encoding="utf-8", buffering=1)
@@ -114,7 +124,7 @@ def writing(paths: PathsConfig, spec: Spec, *, move_current: bool) -> Iterator[O
     folder = parent / spec.run()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     started = time.monotonic()
-    with _locked(folder):
+    with locked(folder):
         output = Output(folder, finished=_intact(paths, folder))
         if output.finished is None:
             _clear(folder)
@@ -273,7 +283,8 @@ def _clear(folder: Path) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder alone. Raises MachineError where another process does."""
     with (folder / LOCK).open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,33 +2,28 @@
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from finetune.config.schema import (
-    Attention,
-    BaseConfig,
-    BaseKind,
-    Device,
-    Optimizer,
-    RunConfig,
-    SourceConfig,
-    SourceKind,
-    TrainConfig,
-)
+from finetune.config.data_checks import data_problems, kind_problems
+from finetune.config.schema import Attention, BaseKind, Device, Optimizer, RunConfig, TrainConfig
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 POSITIVE = (
     "train.lr train.epochs train.global_batch train.micro_batch train.max_tokens train.max_grad_norm "
     "train.log_every_steps train.lora.rank train.lora.alpha data.min_label_rows data.near_duplicates.shingle_words "
-    "data.near_duplicates.jaccard data.split.val_fraction data.split.test_fraction "
+    "data.near_duplicates.jaccard data.split.val_fraction data.split.test_fraction data.limits.file_mib "
+    "data.limits.seconds data.limits.memory_mib data.limits.pages data.limits.characters data.windows.max_chars "
+    "data.contamination.ngram_words data.contamination.drop_coverage "
     "eval.resamples eval.batch_rows eval.max_new_tokens export.min_positions export.max_kl_over_floor"
 ).split()
 SEEDS = ("train.seed", "data.seed", "eval.seed")
 FRACTIONS = (
     "data.split.val_fraction data.split.test_fraction data.split.max_component_fraction data.max_dropped_fraction "
-    "data.near_duplicates.jaccard train.warmup_fraction train.max_over_length_fraction train.lora.dropout "
+    "data.max_lost_span_fraction "
+    "data.near_duplicates.jaccard data.windows.keep_empty_fraction data.contamination.review_coverage "
+    "data.contamination.boilerplate_fraction train.warmup_fraction train.max_over_length_fraction train.lora.dropout "
     "eval.confidence"
 ).split()
 
@@ -41,38 +36,15 @@ def check(run: RunConfig) -> list[str]:
         *_not_negative(run),
         *_lists(run),
         *_names(run),
-        *_kind("model.base", run.model.base, BASE_FIELDS[run.model.base.kind], _used(BASE_FIELDS.values())),
-        *_kind(
-            "data.source", run.data.source, SOURCE_FIELDS[run.data.source.kind], _used(SOURCE_FIELDS.values())
-        ),
+        *kind_problems("model.base", run.model.base, BASE_FIELDS, set()),
+        *data_problems(run.data),
         *_batch(run.train),
-        *_data(run),
         *_eval(run),
         *_device(run),
     ]
 
 
 BASE_FIELDS = {BaseKind.wheel_gguf: {"package", "file"}, BaseKind.folder: {"path"}}
-SOURCE_FIELDS = {
-    SourceKind.licence_notices: {"package", "min_words", "max_words"},
-    SourceKind.table: {"path", "text_field", "target_field", "group_field"},
-}
-OPTIONAL = {"group_field"}
-
-
-def _used(groups: Iterable[set[str]]) -> set[str]:
-    return set().union(*groups)
-
-
-def _kind(key: str, section: BaseConfig | SourceConfig, needed: set[str], known: set[str]) -> Iterator[str]:
-    """Fields that the kind needs and lacks, or has and does not use."""
-    kind = section.kind.name
-    for name in sorted(known):
-        given = getattr(section, name) is not None
-        if name in needed and not given and name not in OPTIONAL:
-            yield f"{key}.{name} is not set; {key}.kind={kind} needs it"
-        if given and name not in needed:
-            yield f"{key}.{name} is set, but {key}.kind={kind} does not use it; remove it"
 
 
 def _value(run: RunConfig, key: str) -> Any:
@@ -98,7 +70,7 @@ def _seeds(run: RunConfig) -> Iterator[str]:
 
 
 def _not_negative(run: RunConfig) -> Iterator[str]:
-    for key in ("train.weight_decay", "eval.min_gain"):
+    for key in ("train.weight_decay", "eval.min_gain", "data.windows.overlap_chars"):
         if not 0 <= _value(run, key) < math.inf:
             yield f"{key}={_value(run, key)} must be 0 or above"
 
@@ -127,24 +99,6 @@ def _batch(train: TrainConfig) -> Iterator[str]:
         yield f"train.max_steps={train.max_steps} must be above 0, or null for whole epochs"
 
 
-def _data(run: RunConfig) -> Iterator[str]:
-    split, source = run.data.split, run.data.source
-    if split.val_fraction + split.test_fraction >= 1:
-        yield (
-            f"data.split.val_fraction={split.val_fraction} and data.split.test_fraction={split.test_fraction} "
-            "leave nothing to train on; their sum must be below 1"
-        )
-    if run.data.max_rows is not None and run.data.max_rows <= 0:
-        yield f"data.max_rows={run.data.max_rows} must be above 0, or null for all rows"
-    if "{text}" not in run.data.prompt:
-        yield "data.prompt has no {text}, the place where the document's text goes; add it"
-    if source.min_words is not None and source.max_words is not None and source.min_words > source.max_words:
-        yield (
-            f"data.source.min_words={source.min_words} is above data.source.max_words={source.max_words}; "
-            "no text can have so many words"
-        )
-
-
 def _eval(run: RunConfig) -> Iterator[str]:
     if run.eval.primary not in run.eval.tasks:
         known = ", ".join(run.eval.tasks) or "none"
@@ -156,6 +110,8 @@ def _eval(run: RunConfig) -> Iterator[str]:
 
 
 def _device(run: RunConfig) -> Iterator[str]:
+    if run.hardware.workers is not None and run.hardware.workers <= 0:
+        yield f"hardware.workers={run.hardware.workers} must be above 0, or null for one a core"
     if run.hardware.device is Device.cuda:
         return
     if run.train.optimizer is Optimizer.paged_adamw_8bit:

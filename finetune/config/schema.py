@@ -9,6 +9,8 @@ from enum import Enum
 
 from omegaconf import MISSING
 
+from finetune.config.data import DataConfig
+
 
 class BaseKind(Enum):
     wheel_gguf = "wheel_gguf"
@@ -25,11 +27,6 @@ class Attention(Enum):
     eager = "eager"
     sdpa = "sdpa"
     flash_attention_2 = "flash_attention_2"
-
-
-class SourceKind(Enum):
-    licence_notices = "licence_notices"
-    table = "table"
 
 
 class Optimizer(Enum):
@@ -94,63 +91,6 @@ class ModelConfig:
     """auto: flash_attention_2 on CUDA where it is installed, else sdpa."""
     date_string: str | None = None
     """The date that Llama 3.2-style templates print; fixed, or every day has another prompt."""
-
-
-@dataclass
-class SourceConfig:
-    kind: SourceKind = MISSING
-    package: str | None = None
-    """kind=licence_notices: the installed package whose `data/rules` are read."""
-    min_words: int | None = None
-    max_words: int | None = None
-    path: str | None = None
-    """kind=table: a JSONL file, relative to paths.data_root."""
-    text_field: str | None = None
-    target_field: str | None = None
-    group_field: str | None = None
-    """kind=table: rows with the same value here stay on one side of the split (a contract, a patient)."""
-
-
-@dataclass
-class NearDuplicateConfig:
-    shingle_words: int = 5
-    jaccard: float = 0.7
-    """Texts at least this similar are joined before the split (eval_data B4)."""
-
-
-@dataclass
-class SplitConfig:
-    val_fraction: float = 0.1
-    test_fraction: float = 0.2
-    max_component_fraction: float = 0.2
-    """A larger component cannot be placed fairly: the stage stops and says so."""
-
-
-@dataclass
-class DataConfig:
-    name: str = MISSING
-    licence: str = MISSING
-    attribution: str = ""
-    seed: int = 0
-    source: SourceConfig = field(default_factory=SourceConfig)
-    system: str = ""
-    """System message of every prompt; empty: none."""
-    prompt: str = "{text}"
-    """User message; {text} stands for the document's text."""
-    labels: list[str] | None = None
-    """The closed set of targets; a row with another target is refused. None: any target."""
-    min_label_rows: int = 1
-    """Targets with fewer rows are dropped, with a count: nothing can be learned or measured on them."""
-    max_rows: int | None = None
-    """Keep this many rows, drawn by seed, and count the rest. None: all."""
-    max_dropped_fraction: float = 0.5
-    """Above this share of documents dropped the stage stops (exit 3)."""
-    near_duplicates: NearDuplicateConfig = field(default_factory=NearDuplicateConfig)
-    split: SplitConfig = field(default_factory=SplitConfig)
-
-    def has_label_set(self) -> bool:
-        """Whether targets come from a set of labels, which reports may show; free targets may be private text."""
-        return self.labels is not None or self.min_label_rows > 1
 
 
 @dataclass
@@ -242,6 +182,8 @@ class HardwareConfig:
     name: str = MISSING
     device: Device = MISSING
     memory_gib: float | None = None
+    workers: int | None = None
+    """Processes that read and normalise; the rows do not depend on it. None: one a core."""
 
 
 @dataclass

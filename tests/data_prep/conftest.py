@@ -6,15 +6,8 @@ from typing import Any
 
 import pytest
 
-from finetune.config.schema import (
-    DataConfig,
-    NearDuplicateConfig,
-    PathsConfig,
-    RunConfig,
-    SourceConfig,
-    SourceKind,
-    SplitConfig,
-)
+from finetune.config.data import DataConfig, NearDuplicateConfig, SourceConfig, SourceKind, SplitConfig
+from finetune.config.schema import PathsConfig, RunConfig
 
 SUBJECTS = ("lease", "loan", "supply", "licence", "agency", "franchise")
 

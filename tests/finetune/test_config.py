@@ -77,6 +77,11 @@ def test_unknown_keys_behind_plus_are_found_all_at_once() -> None:
         ("train.epochs=inf", "train.epochs=inf must be above 0 and finite"),
         ("train.lora.targets=[]", "train.lora.targets is empty"),
         ("data.labels=[]", "data.labels is empty"),
+        ("data.limits.file_mib=1000001", "data.limits.file_mib=1000001 must be at most 1000000"),
+        ("data.limits.seconds=1000001", "data.limits.seconds=1000001 must be at most 1000000"),
+        ("data.limits.memory_mib=1000001", "data.limits.memory_mib=1000001 must be at most 1000000"),
+        ("data.limits.pages=1000001", "data.limits.pages=1000001 must be at most 1000000"),
+        ("data.limits.characters=2147483648", "data.limits.characters=2147483648 must be at most 2147483647"),
         ("name=other", "name: licences_smollm135m"),
     ],
 )
@@ -102,6 +107,61 @@ def test_impossible_combinations_are_reported_together_with_a_way_out() -> None:
     assert "use train.global_batch=15" in text
     assert "train.lr=-1.0 must be above 0 and finite" in text
     assert "data.source.path is set, but data.source.kind=licence_notices does not use it" in text
+
+
+TABLE = "experiment=tiny"
+QUERY = ("data.source.path=null", "data.source.url_from_env=X")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "select text, target from t",
+        "select text, target from (select * from t order by id) s",
+        "select text, row_number() over (partition by max(a, b) order by id) as target from t",
+        "select text, 'order by id' as target from t -- order by id",
+    ],
+)
+def test_a_query_whose_rows_come_in_any_order_is_refused(private: Path, query: str) -> None:
+    (line,) = problems(TABLE, *QUERY, f'data.source.query="{query}"')
+    assert line.startswith("data.source.query has no ORDER BY outside brackets")
+    load([TABLE, *QUERY, f'data.source.query="{query}\nORDER  BY lower(text)"'])
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://secret@bucket/x.csv",
+        "s3://key:secret/secret@bucket/x.csv",
+        "abfs://user:secret@account/x.csv",
+        "file:///x.csv?token=secret",
+        "simplecache::s3://key:secret@bucket/x.csv",
+    ],
+)
+@pytest.mark.parametrize("name", ["path", "annotations"])
+def test_a_url_with_a_secret_is_refused_without_its_text(private: Path, name: str, url: str) -> None:
+    lines = problems(TABLE, f"data.source.{name}='{url}'")
+    assert lines[-1].startswith(f"data.source.{name} is a URL with a user, password or query string")
+    assert "secret" not in "".join(lines)
+
+
+def test_a_url_that_is_none_is_refused_and_good_ones_pass(private: Path) -> None:
+    assert problems(TABLE, "data.source.path='s3://[bad/x'") == [
+        "data.source.path is no valid URL; write one such as s3://bucket/folder"
+    ]
+    for path in ("s3://bucket/team@x/a.csv", "abfss://box@account.dfs.core.windows.net/x.csv", "why?.csv"):
+        assert load([TABLE, f"data.source.path='{path}'"]).data.source.path == path
+
+
+def test_a_question_beside_a_quote_is_refused(private: Path) -> None:
+    fields = {"annotations": "m.csv", "file_field": "f", "quote_field": "q", "text_field": "null"}
+    settings = [f"data.source.{name}={value}" for name, value in fields.items()]
+    settings += ["data.source.kind=documents", "data.form=extract", "data.prompt='{text} {question}'"]
+    load([TABLE, *settings])
+    assert problems(TABLE, *settings, "data.source.question_field=x") == [
+        "data.source.question_field has no use beside data.source.quote_field: what is asked is the label; "
+        "remove one of them"
+    ]
 
 
 def test_show_leaves_environment_variables_unresolved(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,170 @@
+"""Remote folders (s3://, gs://, az:// and what else fsspec opens), mirrored to a local one before they are read."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from finetune.artifacts import locked
+from finetune.errors import ConfigError, DataError, MachineError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+INDEX = "index.json"
+PACKAGES = {
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+}
+STAMPS = tuple(
+    "size ETag etag LastModified last_modified mtime updated created md5Hash generation version_id".split()
+)
+"""What the file systems say of a file that changes when it does."""
+
+
+def is_url(path: str) -> bool:
+    """Whether a path names a remote place, such as s3://bucket/folder."""
+    return URL.match(path) is not None
+
+
+def local_folder(url: str, into: Path) -> Path:
+    """The copy, below `into`, of a remote folder or file: what is new or changed is fetched, what is gone deleted.
+
+    Raises ConfigError for an unknown protocol, DataError where nothing is there, MachineError for a missing package,
+    wrong credentials, a network that fails or another process that mirrors into the same folder.
+    """
+    for folder in (into, into / "files"):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with locked(into):
+        return _mirror(url, into)
+
+
+def _mirror(url: str, into: Path) -> Path:
+    files, index_file = into / "files", into / INDEX
+    with _plain_errors(url):
+        system, root = _open(url)
+        is_file = system.isfile(root)
+        remote = _listed(system, root, url)
+    old = _read_index(index_file)
+    new: dict[str, dict[str, str]] = {}
+    for name, (path, stamp) in remote.items():
+        target = files / name
+        if old.get(name) != stamp or not target.is_file():
+            with _plain_errors(url):
+                _fetch(system, path, target, into)
+        new[name] = stamp
+        if len(new) % 100 == 0:  # a killed mirror goes on from here
+            _write_index(index_file, old | new)
+    _prune(files, set(new))
+    _write_index(index_file, new)
+    return files / next(iter(new)) if is_file else files
+
+
+def _open(url: str) -> "tuple[AbstractFileSystem, str]":
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError:
+        raise MachineError("the Python package fsspec is not installed; run `make setup`") from None
+    scheme = url.partition("://")[0].lower()
+    try:
+        system, root = url_to_fs(url)
+    except ImportError:
+        package = PACKAGES.get(scheme, f"the fsspec package for {scheme}://")
+        raise MachineError(
+            f"{_shown(url)} needs a package that is not installed; run `pip install {package}`"
+        ) from None
+    except ValueError as error:
+        if "Protocol not known" not in str(error):
+            raise
+        raise ConfigError(
+            f"{scheme}:// is no protocol that fsspec knows; use s3://, gs://, az:// or a path"
+        ) from None
+    return system, str(root)
+
+
+def _listed(system: "AbstractFileSystem", root: str, url: str) -> dict[str, tuple[str, dict[str, str]]]:
+    """Each file's name below the root, in order, with its remote path and stamp."""
+    system.invalidate_cache()
+    # a store may list its folders as empty objects
+    found = {path: facts for path, facts in system.find(root, detail=True).items() if facts["type"] == "file"}
+    if not found:
+        raise DataError(f"{_shown(url)} holds no file; put some there or change data.source.path")
+    return {_local_name(path, root, url): (path, _stamp(found[path])) for path in sorted(found)}
+
+
+def _local_name(path: str, root: str, url: str) -> str:
+    """The path below the root. Raises DataError for one that would leave the local folder."""
+    base = root.rstrip("/")
+    name = path[len(base) :].strip("/") if path.startswith(f"{base}/") else PurePosixPath(path).name
+    # object stores allow any key, also one that is no path: `a/../../b`, `a//b`
+    if any(part in ("", ".", "..") for part in name.split("/")) or "\\" in name or "\0" in name:
+        raise DataError(f"{_shown(url)} holds a file whose name leaves its folder; rename or remove it")
+    return name
+
+
+def _stamp(facts: Mapping[str, Any]) -> dict[str, str]:
+    stamp = {name: str(facts[name]) for name in STAMPS if facts.get(name) is not None}
+    return stamp if len(stamp) > 1 else {name: str(fact) for name, fact in sorted(facts.items())}
+
+
+def _fetch(system: "AbstractFileSystem", path: str, target: Path, into: Path) -> None:
+    partial = into / "download.partial"
+    system.get_file(path, str(partial))
+    partial.chmod(0o600)
+    if target.is_dir():  # a folder that is now a file
+        _prune(target, set())
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    partial.replace(target)
+
+
+def _prune(folder: Path, kept: set[str]) -> None:
+    """Delete the files below a folder that are not kept, and the folders that this leaves empty."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+        elif not path.is_dir() and str(path.relative_to(folder)) not in kept:
+            path.unlink()
+
+
+def _read_index(path: Path) -> dict[str, dict[str, str]]:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}  # losing it costs a download, never truth
+    return found if isinstance(found, dict) else {}
+
+
+def _write_index(path: Path, index: dict[str, dict[str, str]]) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(index))
+    partial.chmod(0o600)
+    partial.replace(path)
+
+
+def _shown(url: str) -> str:
+    """The URL without user, password and query."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+@contextmanager
+def _plain_errors(url: str) -> Iterator[None]:
+    """Whatever a remote file system raises as one line that repeats nothing of it: it may hold a key."""
+    try:
+        yield
+    except (ConfigError, DataError, MachineError):
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{_shown(url)} is not there; change data.source.path") from None
+    except Exception as error:  # noqa: BLE001  (each protocol has exceptions of its own)
+        what = f"{_shown(url)} cannot be read ({type(error).__name__})"
+        raise MachineError(f"{what}; check the credentials, the network and free disk") from None
