@@ -106,7 +106,7 @@ def _contamination(data: DataConfig, found: Mapping[str, Any]) -> str:
     if settings.references:
         lines.append(
             f"Compared with {len(settings.references)} held-out or public set(s): {measured['repeats']:,} texts that "
-            "repeat one of their items were dropped."
+            f"repeat one of their items were dropped; {measured['references_unjudged']:,} were too short to judge."
         )
     return "\n\n".join(lines)
 

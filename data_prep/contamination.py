@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.ngrams import Positions, Sieve, begins, make_sieve, own_ngrams, passing, portions
+from data_prep.ngrams import Sieve, begins, make_sieve, own_ngrams, passing, portions
 from data_prep.reference_items import read_items
-from data_prep.shingles import Numbers
+from data_prep.shingles import Indices
+from data_prep.spill import Numbers
 from finetune.config.data import ContaminationConfig
 
 MOST_NGRAMS = 60_000_000
@@ -38,9 +39,9 @@ class References:
 
     places: list[tuple[str, int]] = field(default_factory=list)
     """File and number of the item that each text belongs to: an item is several texts (`read_items`)."""
-    sizes: Positions = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    sizes: Indices = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     numbers: Numbers = field(default_factory=lambda: np.empty(0, dtype=np.uint64))
-    owners: Positions = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    owners: Indices = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     lengths: tuple[int, ...] = ()
     """The lengths of n-grams, in words, that occur."""
     sieve: Sieve = field(default_factory=lambda: np.zeros(1, dtype=np.uint8))
@@ -171,7 +172,7 @@ class _Part:
 class _Ledger:
     """The n-grams of some held-out texts, and what the training texts show of them."""
 
-    sizes: Positions
+    sizes: Indices
     lengths: tuple[int, ...]
     parts: list[_Part]
     sieve: Sieve
@@ -227,5 +228,5 @@ class _Ledger:
             return found / np.maximum(telling, self.sizes / 2)
 
 
-def _part_of(numbers: Numbers) -> Positions:
+def _part_of(numbers: Numbers) -> Indices:
     return (numbers >> np.uint64(64 - PARTS.bit_length() + 1)).astype(np.int64)

@@ -61,14 +61,10 @@ class Texts(Sequence[Any]):
         """One text, or for a slice the same view of fewer."""
         if isinstance(index, slice):
             return Texts(self.path, self.places[index], self.sizes[index])
-        return self.entry(index)[0]
+        return next(iter(self[index : index + 1]))
 
     def __iter__(self) -> Iterator[str]:
         return (text for text, _ in self.entries())
-
-    def entry(self, index: int) -> tuple[str, list[Ask]]:
-        """One text and its questions."""
-        return next(Texts(self.path, self.places[index : index + 1], self.sizes[index : index + 1]).entries())
 
     def entries(self) -> Iterator[tuple[str, list[Ask]]]:
         """Every text with its questions."""

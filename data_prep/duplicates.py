@@ -14,6 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from data_prep.items import Item
+from data_prep.shingles import Indices
 from data_prep.spill import Spill
 from finetune.config.data import NearDuplicateConfig, RowForm
 
@@ -23,7 +24,6 @@ RANK_BITS = np.uint64(32)
 BITMAP_WORDS = 8
 ROUNDING = 1e-9
 
-Indices = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 

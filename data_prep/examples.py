@@ -64,7 +64,7 @@ class SideCount:
         return sha256_text("".join(sorted(self.hashes)))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """An item that becomes rows: its place in the corpus, its component's first item, its side."""
 

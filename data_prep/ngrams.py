@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.shingles import FACTOR, Numbers, coverage_run, distinct, runs, word_codes
+from data_prep.shingles import FACTOR, Indices, coverage_run, distinct, runs, word_codes
+from data_prep.spill import Numbers
 
 LEAST_WORDS = 4
 """Up to three words stand in any text by chance: shorter texts are not judged."""
@@ -14,7 +15,6 @@ PORTION_CHARS = 200_000
 """Arrays of this many characters' words stay in a processor's cache."""
 FEWEST_SIEVE_BITS, MOST_SIEVE_BITS = 10, 29
 
-Positions = NDArray[np.int64]
 Sieve = NDArray[np.uint8]
 
 
@@ -22,9 +22,9 @@ Sieve = NDArray[np.uint8]
 class OwnNgrams:
     """The distinct n-grams of each of some texts, n by its own length: how many, one text after the other."""
 
-    lengths: Positions
+    lengths: Indices
     """Words an n-gram of the text; 0 where it is too short to be judged."""
-    sizes: Positions
+    sizes: Indices
     numbers: Numbers
 
 
@@ -59,7 +59,7 @@ def _short_runs(codes: Numbers) -> Numbers:
     return runs(codes, np.array([len(codes)]), LEAST_WORDS)[0]
 
 
-def _ngrams(short: Numbers, starts: Positions, length: int) -> Numbers:
+def _ngrams(short: Numbers, starts: Indices, length: int) -> Numbers:
     """The numbers of the runs of `length` words from `starts` on, at a third of the work of rolling over them."""
     number = short[starts]
     last = length - LEAST_WORDS
@@ -70,7 +70,7 @@ def _ngrams(short: Numbers, starts: Positions, length: int) -> Numbers:
 
 def passing(
     texts: Sequence[str], lengths: Sequence[int], sieve: Sieve, beginnings: Sieve | None = None
-) -> tuple[Numbers, Positions]:
+) -> tuple[Numbers, Indices]:
     """The n-grams of the texts that the sieves let through, sorted, with each one's text, once for a text."""
     codes, ends = word_codes(texts)
     short = _short_runs(codes)

@@ -55,7 +55,8 @@ def make(work: Preparation, output: Output) -> None:
             output.write_jsonl(f"{side}.jsonl", rows.rows(members, side))
         _require_rows(rows.counts)
         output.write_jsonl("suspects.jsonl", suspect_lines(suspects, work.ids))
-        made = Made(corpus, members, rows.counts, len(division.edges), asdict(coverage), proof, judged)
+        contamination = {**asdict(coverage), "references_unjudged": work.references.unjudged}
+        made = Made(corpus, members, rows.counts, len(division.edges), contamination, proof, judged)
         output.write_jsonl("ledger.jsonl", ledger_lines(corpus, placed, work.ids))
         _report(work, made, output)
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.normalise import folded
+from data_prep.spill import Numbers
 
 FACTOR = np.uint64(0x9E3779B97F4A7C15)
 INVERSE = np.uint64(pow(int(FACTOR), -1, 2**64))
@@ -17,7 +18,6 @@ MIXERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))  # split
 PIECE_CHARS = 2**18
 """Characters worked on at once: their arrays stay in a processor's cache."""
 
-Numbers = NDArray[np.uint64]
 Indices = NDArray[np.int64]
 
 

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.corpus import Corpus
-from data_prep.duplicates import Indices, component_labels, near_edges
+from data_prep.duplicates import component_labels, near_edges
 from data_prep.items import Item
 from data_prep.rows import SIDES
+from data_prep.shingles import Indices
 from finetune.config.data import DataConfig, SplitConfig
 from finetune.errors import DataError, RefusedError
 

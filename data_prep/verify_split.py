@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
-from data_prep.cross_similarity import SIDES, measure
+from data_prep.cross_similarity import SIDES, Array, measure
 from data_prep.parallel import mapped, slices
 from data_prep.spill import Spill
 from finetune.config.data import NearDuplicateConfig
@@ -30,7 +29,6 @@ BATCH_ROWS = 1000
 SHOWN = 5
 SAMPLED_ROWS = 2000
 """Rows whose near duplicates are counted to say what a random split would leak."""
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ UNSEEN = frozenset("del moveFrom delText instrText Fallback rPr pPr tblPr tcPr t
 """Removed by a tracked change, a field's formula, a second rendering of the same shape, or settings."""
 MARKS = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
 DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError, ValueError)
+"""What zipfile and its codecs raise on damaged bytes; NotImplementedError: a compression they do not know."""
 SEPARATORS = frozenset(("separator", "continuationSeparator", "continuationNotice"))
 
 

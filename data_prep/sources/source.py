@@ -24,7 +24,6 @@ class Source:
     files: Mapping[str, str]
     """Relative path and sha256 of every file read."""
     read: Callable[[], Iterator[Document | Drop]]
-
     questions: tuple[str, ...] = ()
     """The labels of marked passages, in a fixed order: what may be asked about every text."""
 

@@ -1,8 +1,5 @@
 """Readers of tables and of texts: what good files become, to the character."""
 
-import csv
-import re
-from collections import Counter
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -15,9 +12,10 @@ import pytest
 from hostile_files import document, file, paragraph
 from hostile_files import docx as packed
 
-from data_prep.readers import Broken, Extracted, Record, read_table, texts
+from data_prep.readers import Extracted, Record, read_table, texts
 from finetune.config.data import LimitsConfig
 from finetune.errors import DataError
+from scripts.check_cuad import pdf_recalls
 
 LIMITS = LimitsConfig()
 CUAD = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "cuad"
@@ -205,22 +203,10 @@ def test_texts_of_no_files_are_none() -> None:
     assert list(texts([], LIMITS, workers=2)) == []
 
 
-def trigrams(text: str) -> Counter[tuple[str, ...]]:
-    words = re.findall(r"\w+", text.casefold())
-    return Counter(zip(words, words[1:], words[2:], strict=False))
-
-
 @pytest.mark.skipif(not CUAD.is_dir(), reason="needs ../shared/data/cuad")
 def test_sample_pdfs_have_the_trigrams_of_their_reference_text() -> None:
     """Recall over the multiset of word trigrams of the reference."""
-    with (CUAD / "pdf_sample" / "manifest.csv").open() as stream:
-        pairs = [row for row in csv.DictReader(stream) if row["txt_present"] == "yes"]
-    found = texts([CUAD / "pdf_sample" / row["file"] for row in pairs], LIMITS, workers=2)
-    recalls = []
-    for row, item in zip(pairs, found, strict=True):
-        assert not isinstance(item, Broken)
-        wanted = trigrams((CUAD / "full_contract_txt" / row["txt"]).read_text())
-        recalls.append((wanted & trigrams(item.text)).total() / wanted.total())
+    recalls = pdf_recalls(CUAD)
     assert len(recalls) == 18
     assert sum(recalls) / len(recalls) >= 0.995
     assert min(recalls) >= 0.99
