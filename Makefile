@@ -5,18 +5,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(LOCK)
 DEMO := licences_smollm135m
-STAGES := prepare train eval export
+STAGES := prepare plan train eval export
 
 prepare_MODULE := data_prep.prepare
+plan_MODULE := finetune.plan
+preflight_MODULE := finetune.preflight
 train_MODULE := finetune.train
 eval_MODULE := eval.evaluate
 export_MODULE := finetune.export
+fetch-base_MODULE := finetune.fetch_base
 
 STAGE = $(BIN)/python -m $($@_MODULE) experiment=$(CONF) $(if $(RUN),"run='$(RUN)'") $(ARGS)
 CHOICES = ls conf/experiment $(if $(CONF_DIR),"$(CONF_DIR)/experiment" 2>/dev/null) | sed -n 's/\.yaml$$//p' | sort | paste -sd ' '
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo all show test check fix check-conf $(STAGES)
+.PHONY: help setup demo all fetch-base preflight show test check fix check-conf $(STAGES)
 
 help: ## list the commands
 	@grep -hE '^[a-z][a-z -]*:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 28
@@ -35,11 +38,20 @@ $(READY): .ci/lock/$(LOCK).txt
 demo: $(READY) ## the whole pipeline on a real 135M model and real licence notices, on CPU
 	@$(MAKE) --no-print-directory all CONF=$(DEMO)
 
-all: check-conf $(READY) ## prepare, train, eval, export; stops at the first refusal
+all: check-conf $(READY) ## prepare, plan, train, eval, export; stops at the first refusal
 	@[ -z "$(RUN)" ] || { echo "error: RUN= names the input of one stage, not of all" >&2; exit 2; }
 	@set -e; for stage in $(STAGES); do $(MAKE) --no-print-directory $$stage; done
 
+fetch-base: check-conf $(READY) ## copy the base once and pin it; FROM=<folder>, s3://… or hub, else where the config says
+	@$(STAGE) $(if $(FROM),"model.base.source='$(FROM)'")
+
 prepare: check-conf $(READY) ## private documents to train, val and test files
+	@$(STAGE)
+
+plan: check-conf $(READY) ## memory, time, cost and licence, before a GPU is rented
+	@$(STAGE)
+
+preflight: check-conf $(READY) ## three real steps, a checkpoint and an evaluation batch, beside the plan
 	@$(STAGE)
 
 train: check-conf $(READY) ## fine-tune an adapter on the prepared rows

@@ -9,7 +9,7 @@ from finetune.artifacts import Artifact, input_record
 from finetune.chat import render_answer
 from finetune.config import RunConfig, recorded
 from finetune.config.data import DataConfig
-from finetune.config.schema import ModelConfig
+from finetune.config.model import ModelConfig
 from finetune.errors import DataError
 from finetune.rows import read_rows
 

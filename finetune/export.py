@@ -6,21 +6,24 @@ from dataclasses import replace
 from finetune import artifacts
 from finetune.artifacts import Artifact, Output, Spec, input_record
 from finetune.config import RunConfig, recorded
-from finetune.config.schema import ModelConfig
+from finetune.config.data import DataConfig
+from finetune.config.model import ModelConfig
 from finetune.console import say
 from finetune.errors import RefusedError
 from finetune.handover import copy_companions, report_on
+from finetune.licences import require_lawful
 from finetune.stage import stage
 
 
 def run(run: RunConfig) -> Artifact:
     """Export the adapter of this configuration, or return the export where it is finished."""
+    require_lawful(run)
     settings = {"model": run.model, "train": run.train}
     adapter = artifacts.open_current(run.paths, "adapter", run.name, settings, run.run)
-    run = replace(
-        run, model=recorded(ModelConfig, adapter.manifest.config["model"])
-    )  # RUN='s settings, not today's
     pinned, data = (artifacts.open_input(run.paths, adapter, key) for key in ("base", "data"))
+    model = recorded(ModelConfig, adapter.manifest.config["model"])
+    run = replace(run, model=model, data=recorded(DataConfig, data.manifest.config["data"]))
+    require_lawful(run)  # RUN= or an edited experiment can make what was trained on another than today's
     report = report_on(run, adapter)
     inputs = {"adapter": adapter, "base": pinned, "data": data, **({"report": report} if report else {})}
     spec = Spec(

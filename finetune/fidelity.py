@@ -10,7 +10,8 @@ from torch import Tensor
 
 from finetune.artifacts import Artifact
 from finetune.config import RunConfig
-from finetune.config.schema import Device, ExportConfig
+from finetune.config.plan import Device
+from finetune.config.schema import ExportConfig
 from finetune.merge import Base, merged_tensors, read_adapter
 from finetune.model import ADAPTER, attach_trained, load_base, load_plain
 from finetune.probe import Probe, encode, logits_of, probe, probe_fresh

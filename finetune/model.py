@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.artifacts import Artifact
 from finetune.chat import Renderer
-from finetune.config.schema import Attention, Device, HardwareConfig, ModelConfig, Quantisation
+from finetune.config.model import Attention, ModelConfig, Quantisation
+from finetune.config.plan import Device, HardwareConfig
 from finetune.console import quiet_libraries
 from finetune.errors import DataError, MachineError
 
@@ -93,17 +94,39 @@ def _stop_at_ends(network: Any, tokenizer: Any) -> list[str]:
     """
     from transformers import GenerationConfig
 
-    found = network.generation_config.eos_token_id
+    ids = _end_ids(network.generation_config.eos_token_id, tokenizer)
+    pad = tokenizer.pad_token_id  # masked out, so an end token serves where there is none
+    network.generation_config = GenerationConfig(
+        eos_token_id=ids, pad_token_id=ids[0] if pad is None else pad
+    )
+    return [str(token) for token in tokenizer.convert_ids_to_tokens(ids)]
+
+
+def _end_ids(found: int | list[int] | None, tokenizer: Any) -> list[int]:
     ids = {*(found if isinstance(found, list) else [found]), tokenizer.eos_token_id} - {None}
     if not ids:
         raise DataError(
             "neither the base's tokenizer nor its generation config names an end token; it never stops"
         )
-    pad = tokenizer.pad_token_id  # masked out, so an end token serves where there is none
-    network.generation_config = GenerationConfig(
-        eos_token_id=sorted(ids), pad_token_id=min(ids) if pad is None else pad
-    )
-    return [str(token) for token in tokenizer.convert_ids_to_tokens(sorted(ids))]
+    return sorted(ids)
+
+
+def read_renderer(folder: Path, model: ModelConfig) -> Renderer:
+    """The renderer that training will use, from the base's small files alone: no weights are read."""
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
+
+    quiet_libraries()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        settings = GenerationConfig if (folder / "generation_config.json").is_file() else AutoConfig
+        found = getattr(settings.from_pretrained(folder), "eos_token_id", None)
+    except (ValueError, KeyError, OSError) as error:
+        line = str(error).strip().split("\n")[0]
+        raise DataError(
+            f"{folder}: transformers cannot read this tokenizer ({type(error).__name__}: {line})"
+        ) from None
+    ends = [str(token) for token in tokenizer.convert_ids_to_tokens(_end_ids(found, tokenizer))]
+    return Renderer(tokenizer, model.date_string, ends)
 
 
 def _give_head_contiguous_states(network: Any) -> None:

@@ -18,13 +18,17 @@ STYLE = """
 :root { color-scheme: light dark; --page: #f6f6f3; --panel: #ffffff; --ink: #1b1d21; --muted: #62666e;
   --line: #dddcd6; --faint: #efeee9; --accent: #2a5bd7; --plain: #8b8f97;
   --good: #14703f; --good-soft: #e3f3e9; --bad: #b3261e; --bad-soft: #fbe7e5; --unsure: #8a5a00;
-  --unsure-soft: #faf0d9; }
+  --unsure-soft: #faf0d9; --tone-0: #d3d2cb; --tone-1: #0072b2; --tone-2: #56b4e9; --tone-3: #4a4f57;
+  --tone-4: #cc79a7; --tone-5: #009e73; --tone-6: #8d5ffa; --tone-7: #e69f00; --tone-8: #f0e442;
+  --tone-9: #332288; --tone-10: #d55e00; --tone-11: #8a3a22; --tone-12: var(--ink);
+  --tone-13: #7fbf7f; }
 @media (prefers-color-scheme: dark) {
   :root { --page: #131417; --panel: #1c1e22; --ink: #eceae5; --muted: #a0a4ac; --line: #34373d;
   --faint: #26282d;
     --accent: #7aa2ff; --plain: #8f949d; --good: #6fd39b; --good-soft: #17301f; --bad: #ff9a90;
     --bad-soft: #3a1b19;
-    --unsure: #f0c46a; --unsure-soft: #352a12; } }
+    --unsure: #f0c46a; --unsure-soft: #352a12; --tone-0: #4a4d54; --tone-1: #2f78d0; --tone-2: #7cd0ff; --tone-3: #737b83;
+    --tone-6: #8a0ecb; --tone-9: #b79cff; --tone-11: #92401b; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); line-height: 1.5;
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
@@ -40,9 +44,10 @@ p { margin: .4rem 0 .8rem; max-width: 46rem; } .note { color: var(--muted); font
 table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th { text-align: left; font-weight: 500; color: var(--muted); font-size: .82rem; vertical-align: bottom; }
 th, td { padding: .5rem .8rem; border-bottom: 1px solid var(--faint); vertical-align: middle; }
-tbody tr:last-child > *, tfoot td { border-bottom: 0; }
+tbody tr:last-child > *, tfoot tr > * { border-bottom: 0; }
+.sum tr:first-child > * { border-top: 1px solid var(--plain); }
 .name { white-space: nowrap; color: var(--muted); }
-tbody th { color: var(--ink); font-size: .92rem; font-weight: 600; vertical-align: middle; }
+tbody th, .sum th { color: var(--ink); font-size: .92rem; font-weight: 600; vertical-align: middle; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .small { display: block; color: var(--muted); font-size: .8rem; font-weight: 400; }
 .plot { min-width: 7rem; width: 34%; }
@@ -71,16 +76,25 @@ svg { display: block; width: 100%; overflow: visible; } svg text { fill: var(--m
 .way { stroke: var(--line); stroke-width: 2; }
 .muted { color: var(--muted); } .accent { color: var(--accent); } .plain { color: var(--plain); }
 .key { display: inline-flex; align-items: center; gap: .35rem; margin-right: 1rem; }
-.key svg { width: 14px; }
+.key svg, th svg.swatch { width: 14px; } svg.swatch { display: inline-block; vertical-align: -2px; }
+.areas { padding: 1.5rem .25rem 2.3rem 2.1rem; } .areas svg svg { overflow: hidden; }
+.areas + .note { margin-bottom: 0; } .area { fill: currentColor; }
+.cut { stroke: var(--ink); stroke-opacity: .35; }
+.under { stroke: var(--panel); stroke-width: 5; stroke-opacity: .75; }
+.limit { stroke: var(--bad); stroke-width: 1.5; stroke-dasharray: 6 4; }
+svg text.halo { fill: var(--ink); paint-order: stroke; stroke: var(--panel); stroke-width: 5px; }
+.columns { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; align-items: start; }
 ul { padding-left: 1.2rem; max-width: 46rem; } li { margin: .35rem 0; }
 @media (max-width: 40rem) {
   main { padding: 1.1rem .8rem 3rem; } th, td { padding: .45rem .5rem; }
   .facts { grid-template-columns: 1fr 1fr; } .banner strong { font-size: 1.6rem; }
+  .columns { grid-template-columns: 1fr; }
   .forest { grid-template-columns: 1fr; } .forest > div { padding: 0; }
   .forest .number { padding-bottom: .9rem; }
   .optional { display: none; } }
 @media print { body { background: none; } .panel, .banner, .facts div { break-inside: avoid; } }
 """
+STYLE += "".join(f".tone-{number} {{ color: var(--tone-{number}); }}\n" for number in range(14))
 
 
 @dataclass(frozen=True)
@@ -93,7 +107,7 @@ class Scale:
     def place(self, value: float) -> str:
         """Where a value stands, as an SVG percentage; values beyond the axis stand at its end."""
         share = (value - self.low) / (self.high - self.low)
-        return f"{100 * min(max(share, 0.0), 1.0):.2f}%"
+        return f"{100 * min(max(0.0, share), 1.0):.2f}%"
 
     def ticks(self) -> list[float]:
         """About five round values from end to end."""
@@ -145,6 +159,23 @@ def points(share: float) -> str:
 def p_value(value: float) -> str:
     """Three digits, or `< 0.001`."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def count(value: float) -> str:
+    """70553706496 as `70.6 billion`."""
+    for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if value >= size:
+            return f"{value / size:,.1f} {word}"
+    return f"{value:,.0f}"
+
+
+def duration(hours: float) -> str:
+    """Seconds, minutes, hours or days, whichever reads best."""
+    if hours >= 72:
+        return f"{hours / 24:,.1f} days"
+    if hours >= 1:
+        return f"{hours:.1f} hours"
+    return f"{hours * 60:.0f} minutes" if hours * 60 >= 1.5 else f"{hours * 3600:.0f} seconds"
 
 
 def axis(scale: Scale) -> "Markup":

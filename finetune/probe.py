@@ -16,7 +16,8 @@ from torch import Tensor
 from finetune.artifacts.manifest import plain
 from finetune.chat import Encoded, Renderer
 from finetune.config import RunConfig, recorded
-from finetune.config.schema import HardwareConfig, ModelConfig
+from finetune.config.model import ModelConfig
+from finetune.config.plan import HardwareConfig
 from finetune.errors import MachineError
 from finetune.generate import answer_logits, greedy
 from finetune.model import Loaded, load_plain

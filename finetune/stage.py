@@ -16,7 +16,15 @@ OFFLINE = {
     "WANDB_ERROR_REPORTING": "false",
     "TOKENIZERS_PARALLELISM": "false",
 }
-NEXT = {"prepare": "train", "train": "eval", "eval": "export", "export": ""}
+NEXT = {
+    "fetch-base": "prepare",
+    "prepare": "plan",
+    "plan": "train",
+    "preflight": "train",
+    "train": "eval",
+    "eval": "export",
+    "export": "",
+}
 
 
 def stage(name: str, body: Callable[[RunConfig], Artifact], argv: Sequence[str]) -> int:

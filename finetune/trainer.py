@@ -11,10 +11,12 @@ from datasets import Dataset
 from peft.tuners.lora import LoraLayer
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
+from trl.models import enable_selective_activation_checkpointing
 
 from finetune.artifacts import Artifact, Output
 from finetune.config import RunConfig
-from finetune.config.schema import Device, HardwareConfig, Optimizer, TrainConfig
+from finetune.config.plan import Device, HardwareConfig
+from finetune.config.schema import Checkpointing, Optimizer, TrainConfig
 from finetune.console import PlainProgress, say
 from finetune.dataset import TrainingRows, encode_rows
 from finetune.errors import RefusedError
@@ -52,6 +54,7 @@ def _facts(run: RunConfig, loaded: Any, pinned: Artifact, quantised: list[str]) 
     return {
         "base_repo": run.model.base.repo,
         "base_weights": pinned.manifest.content,
+        "base_revision": pinned.manifest.config["base"].get("revision"),
         "quantised": quantised,
         "template": loaded.renderer.template_hash(),
         "seed": run.train.seed,
@@ -66,11 +69,14 @@ def make_trainer(
     score_trained_positions_only()
     rows = [{"input_ids": data.rows[index].ids, "labels": data.rows[index].labels} for index in data.order]
     require_targets(loaded.model, train.lora)
+    if train.checkpointing is Checkpointing.selective:
+        # TRL 1.16 would wrap the PEFT model, whose own switch transformers 5.23 does not use
+        enable_selective_activation_checkpointing(loaded.model)
     trainer = SFTTrainer(
         loaded.model,
         sft_config(train, hardware, data.counts["steps"], folder),
         train_dataset=Dataset.from_list(rows),
-        peft_config=lora_config(train.lora),
+        peft_config=lora_config(train.lora, loaded.model),
         processing_class=loaded.tokenizer,
     )
     trainer.remove_callback(PrinterCallback)  # RunLog says the same in plain lines
@@ -116,8 +122,10 @@ def sft_config(train: TrainConfig, hardware: HardwareConfig, steps: int, folder:
         bf16=True,
         use_cpu=not cuda,
         max_length=None,  # too long rows were counted and refused before; TRL would cut them without a word
-        activation_checkpointing=train.activation_checkpointing,
+        activation_checkpointing=train.checkpointing is not Checkpointing.none,
+        activation_checkpointing_kwargs=checkpointing_options(train),
         gradient_checkpointing=False,
+        padding_free=train.packing,
         logging_steps=train.log_every_steps,
         logging_nan_inf_filter=False,
         include_num_input_tokens_seen="non_padding",
@@ -126,6 +134,13 @@ def sft_config(train: TrainConfig, hardware: HardwareConfig, steps: int, folder:
         save_strategy="no",
         report_to="none",
     )
+
+
+def checkpointing_options(train: TrainConfig) -> dict[str, Any] | None:
+    """What transformers takes beside the switch; None where nothing is recomputed."""
+    if train.checkpointing is Checkpointing.none:
+        return None
+    return {"every_n_layers": train.checkpoint_every, "offload": train.offload_activations}
 
 
 class RunLog(TrainerCallback):  # type: ignore[misc]

@@ -105,7 +105,7 @@ def stock_trainer(loaded: Any, data: Any, train: Any, hardware: Any, folder: Pat
         loaded.model,
         sft_config(train, hardware, data.counts["steps"], folder),
         train_dataset=Dataset.from_list(rows),
-        peft_config=lora_config(train.lora),
+        peft_config=lora_config(train.lora, loaded.model),
         processing_class=loaded.tokenizer,
     )
 

@@ -12,6 +12,7 @@ import tiny
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = {
     "prepare": "data_prep.prepare",
+    "plan": "finetune.plan",
     "train": "finetune.train",
     "eval": "eval.evaluate",
     "export": "finetune.export",
@@ -39,17 +40,18 @@ class Team:
         more = f"ARGS=paths.runs={self.folder / 'runs'}"
         return self._run(["make", "--no-print-directory", *arguments, more])
 
-    def stage(self, name: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    def stage(self, name: str, *overrides: str, experiment: str = "tiny") -> subprocess.CompletedProcess[str]:
         """One stage without make, whose exit code make would replace by 2."""
-        return self._run([*self._stage(name), *overrides])
+        return self._run([*self._stage(name, experiment), *overrides])
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
         """One stage that runs on while the test goes on."""
         quiet = subprocess.DEVNULL
         return subprocess.Popen(self._stage(name), cwd=ROOT, env=self.environment, stdout=quiet, stderr=quiet)
 
-    def _stage(self, name: str) -> list[str]:
-        return [sys.executable, "-m", MODULES[name], "experiment=tiny", f"paths.runs={self.folder / 'runs'}"]
+    def _stage(self, name: str, experiment: str = "tiny") -> list[str]:
+        runs = f"paths.runs={self.folder / 'runs'}"
+        return [sys.executable, "-m", MODULES[name], f"experiment={experiment}", runs]
 
     def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -16,14 +16,22 @@ KERNEL = (
     "finetune.console",
     "finetune.rows",
     "finetune.packages",
+    "finetune.remote",
 )
-SERVICES = ("finetune.audit", "finetune.tracking", "finetune.licences", "finetune.pages", "finetune.stage")
+SERVICES = (
+    "finetune.audit",
+    "finetune.tracking",
+    "finetune.licences",
+    "finetune.pages",
+    "finetune.plots",
+    "finetune.stage",
+)
 ALLOWED = {
     "finetune": ("finetune",),
     "data_prep": ("data_prep", *KERNEL, *SERVICES),
     "eval": ("eval", *KERNEL, *SERVICES, "finetune.model", "finetune.generate"),
 }
-LIGHT = [*KERNEL, "finetune.tracking", "finetune.stage", "finetune.pages"]
+LIGHT = [*KERNEL, *(f"finetune.{name}" for name in "tracking stage pages plots licences".split())]
 HEAVY = {
     "torch",
     "transformers",

@@ -92,6 +92,11 @@ def write_rows(path: Path, rows: int = 40) -> None:
 def write_conf(folder: Path) -> None:
     """A CONF_DIR with the experiment `tiny`, as a team with private settings would keep it."""
     files = {
+        "licence/LicenseRef-test.yaml": (
+            "id: LicenseRef-test\ntitle: Licence of a test\ncommercial: true\nmax_monthly_users: null\nnotice: null\n"
+            "display: null\nname_prefix: null\nships: [LICENSE]\nbinds_outputs: false\noutputs_train_others: true\n"
+            "clause: asks for nothing\nsource: tests/tiny.py\n"
+        ),
         "model/tiny_llama.yaml": (
             "name: tiny_llama\nlicence: LicenseRef-test\nexport_name: tiny-merged\n"
             "base:\n  kind: folder\n  path: tiny_llama\n"
@@ -121,7 +126,8 @@ def write_conf(folder: Path) -> None:
 def loaded_model(folder: Path, quantised: bool = True) -> Any:
     """The model folder as training loads it."""
     from finetune.artifacts import Artifact
-    from finetune.config.schema import BaseConfig, BaseKind, Device, HardwareConfig, ModelConfig, Quantisation
+    from finetune.config.model import BaseConfig, BaseKind, ModelConfig, Quantisation
+    from finetune.config.plan import Device, HardwareConfig
     from finetune.model import load_base
 
     kind = Quantisation.nf4 if quantised else Quantisation.none

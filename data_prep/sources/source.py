@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.labels import require_known
-from data_prep.readers.remote import is_url, local_folder
 from data_prep.rows import Document, Drop, Target
 from finetune.artifacts.hashing import HashCache, content_of, sha256_text
 from finetune.config.data import DataConfig
 from finetune.config.schema import PathsConfig
 from finetune.errors import ConfigError, DataError
+from finetune.remote import is_url, local_folder
 
 REMOTE = "remote"
 """Folder of the artifacts root with the copies of remote files."""

@@ -24,19 +24,12 @@ from finetune.artifacts.manifest import (
     plain,
     read_manifest,
 )
+from finetune.artifacts.stages import COMMANDS, folder_of
 from finetune.config.schema import PathsConfig
 from finetune.console import say
 from finetune.errors import ConfigError, DataError, MachineError
 
 LOCK = ".lock"
-FOLDERS = {"base": "bases", "data": "data", "adapter": "adapters", "report": "reports", "export": "exports"}
-COMMANDS = {
-    "base": "run `make train` again, which makes it",
-    "data": "run `make prepare CONF=…`",
-    "adapter": "run `make train CONF=…`",
-    "report": "run `make eval CONF=…`",
-    "export": "run `make export CONF=…`",
-}
 
 
 @dataclass(frozen=True)
@@ -106,11 +99,6 @@ class Output:
     def append(self, name: str) -> TextIO:
         """A line-buffered text stream for a log of this run; the caller closes it."""
         return self.path(name).open("a", encoding="utf-8", buffering=1)
-
-
-def folder_of(root: Path, stage: str, name: str) -> Path:
-    """The folder that holds all runs of a stage under a name."""
-    return root / FOLDERS[stage] / name
 
 
 @contextmanager

@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from finetune.config.data_checks import data_problems, kind_problems
-from finetune.config.schema import Attention, BaseKind, Device, Optimizer, RunConfig, TrainConfig
+from finetune.config.model import Attention, BaseKind
+from finetune.config.plan import Device
+from finetune.config.schema import Checkpointing, Optimizer, RunConfig, TrainConfig
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 POSITIVE = (
     "train.lr train.epochs train.global_batch train.micro_batch train.max_tokens train.max_grad_norm "
-    "train.log_every_steps train.lora.rank train.lora.alpha data.min_label_rows data.near_duplicates.shingle_words "
+    "train.log_every_steps train.checkpoint_every train.lora.rank train.lora.alpha data.min_label_rows "
+    "data.near_duplicates.shingle_words "
     "data.near_duplicates.jaccard data.split.val_fraction data.split.test_fraction data.limits.file_mib "
     "data.limits.seconds data.limits.memory_mib data.limits.pages data.limits.characters data.windows.max_chars "
     "data.contamination.ngram_words data.contamination.drop_coverage "
@@ -24,7 +27,7 @@ FRACTIONS = (
     "data.max_lost_span_fraction "
     "data.near_duplicates.jaccard data.windows.keep_empty_fraction data.contamination.review_coverage "
     "data.contamination.boilerplate_fraction train.warmup_fraction train.max_over_length_fraction train.lora.dropout "
-    "eval.confidence"
+    "eval.confidence plan.memory_margin plan.speed_margin"
 ).split()
 
 
@@ -39,11 +42,14 @@ def check(run: RunConfig) -> list[str]:
         *kind_problems("model.base", run.model.base, BASE_FIELDS, set()),
         *data_problems(run.data),
         *_batch(run.train),
+        *_memory_savers(run),
         *_eval(run),
         *_device(run),
+        *_hardware(run),
     ]
 
 
+PAGED = (Optimizer.paged_adamw_8bit, Optimizer.paged_adamw_32bit)
 BASE_FIELDS = {BaseKind.wheel_gguf: {"package", "file"}, BaseKind.folder: {"path"}}
 
 
@@ -70,8 +76,13 @@ def _seeds(run: RunConfig) -> Iterator[str]:
 
 
 def _not_negative(run: RunConfig) -> Iterator[str]:
-    for key in ("train.weight_decay", "eval.min_gain", "data.windows.overlap_chars"):
-        if not 0 <= _value(run, key) < math.inf:
+    for key in (
+        "train.weight_decay",
+        "eval.min_gain",
+        "data.windows.overlap_chars",
+        "export.use.monthly_users",
+    ):
+        if not 0 <= (_value(run, key) or 0) < math.inf:
             yield f"{key}={_value(run, key)} must be 0 or above"
 
 
@@ -99,6 +110,17 @@ def _batch(train: TrainConfig) -> Iterator[str]:
         yield f"train.max_steps={train.max_steps} must be above 0, or null for whole epochs"
 
 
+def _memory_savers(run: RunConfig) -> Iterator[str]:
+    train = run.train
+    if train.checkpointing is Checkpointing.none and train.offload_activations:
+        yield "train.offload_activations=true moves what checkpointing keeps; set train.checkpointing=full"
+    if train.offload_activations and run.hardware.device is Device.cpu:
+        yield (
+            f"train.offload_activations=true moves activations off the GPU, but hardware={run.hardware.name} has "
+            "none; set it to false"
+        )
+
+
 def _eval(run: RunConfig) -> Iterator[str]:
     if run.eval.primary not in run.eval.tasks:
         known = ", ".join(run.eval.tasks) or "none"
@@ -114,10 +136,31 @@ def _device(run: RunConfig) -> Iterator[str]:
         yield f"hardware.workers={run.hardware.workers} must be above 0, or null for one a core"
     if run.hardware.device is Device.cuda:
         return
-    if run.train.optimizer is Optimizer.paged_adamw_8bit:
+    if run.train.optimizer in PAGED:
         yield (
-            f"train.optimizer=paged_adamw_8bit pages between GPU and host, but hardware={run.hardware.name} "
+            f"train.optimizer={run.train.optimizer.name} pages between GPU and host, but hardware={run.hardware.name} "
             "has no GPU; use train.optimizer=auto"
         )
     if run.model.attention is Attention.flash_attention_2:
         yield f"model.attention=flash_attention_2 needs a GPU; on {run.hardware.name} use model.attention=auto"
+
+
+FACTS = "memory_gib bf16_tflops bandwidth_gb_s link_gb_s tdp_w workspace_mib".split()
+
+
+def _hardware(run: RunConfig) -> Iterator[str]:
+    for key in FACTS:
+        value = getattr(run.hardware, key)
+        if value is not None and not 0 < value < math.inf:
+            yield f"hardware.{key}={value} must be above 0 and finite"
+    if run.hardware.device is Device.cuda and run.hardware.memory_gib is None:
+        yield (
+            f"hardware.memory_gib is null for {run.hardware.name}; state what its driver reports, or choose another "
+            "record of conf/hardware"
+        )
+    for key in ("plan.gpus", "plan.serve_context"):
+        if not 0 < _value(run, key) < math.inf:
+            yield f"{key}={_value(run, key)} must be above 0"
+    for key in ("plan.price_per_gpu_hour", "plan.price_per_kwh", "plan.api_price_per_million_tokens"):
+        if not 0 <= (_value(run, key) or 0) < math.inf:
+            yield f"{key}={_value(run, key)} must be 0 or above, or null where it is not known"

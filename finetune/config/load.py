@@ -64,7 +64,7 @@ def recorded(schema: type[Section], section: Mapping[str, Any]) -> Section:
 
 def experiments() -> list[str]:
     """Names of all experiments, those of CONF_DIR included."""
-    return sorted(path.stem for root in _roots() for path in (root / "experiment").glob("*.yaml"))
+    return sorted(path.stem for root in conf_folders() for path in (root / "experiment").glob("*.yaml"))
 
 
 def _compose(argv: Sequence[str]) -> DictConfig:
@@ -75,7 +75,7 @@ def _compose(argv: Sequence[str]) -> DictConfig:
     _require_experiment(argv)
     _refuse_doubled_names()
     ConfigStore.instance().store(name="run_schema", node=RunConfig)
-    private = [f"hydra.searchpath=['file://{root}']" for root in _roots()[1:]]
+    private = [f"hydra.searchpath=['file://{root}']" for root in conf_folders()[1:]]
     try:
         with initialize_config_dir(str(CONF), version_base="1.3"):
             return compose("config", overrides=[*argv, *private])
@@ -83,7 +83,7 @@ def _compose(argv: Sequence[str]) -> DictConfig:
         raise ConfigError(one_line(error)) from None
 
 
-def _roots() -> list[Path]:
+def conf_folders() -> list[Path]:
     private = os.environ.get("CONF_DIR")
     if not private:
         return [CONF]
@@ -95,7 +95,7 @@ def _roots() -> list[Path]:
 
 def _refuse_doubled_names() -> None:
     """Hydra lets the repository's file silently win over CONF_DIR's, so equal names are an error."""
-    roots = _roots()
+    roots = conf_folders()
     if len(roots) == 1:
         return
     ours, private = ({path.relative_to(root) for path in root.rglob("*.yaml")} for root in roots)

@@ -10,29 +10,25 @@ from enum import Enum
 from omegaconf import MISSING
 
 from finetune.config.data import DataConfig
-
-
-class BaseKind(Enum):
-    wheel_gguf = "wheel_gguf"
-    folder = "folder"
-
-
-class Quantisation(Enum):
-    nf4 = "nf4"
-    none = "none"
-
-
-class Attention(Enum):
-    auto = "auto"
-    eager = "eager"
-    sdpa = "sdpa"
-    flash_attention_2 = "flash_attention_2"
+from finetune.config.model import ModelConfig
+from finetune.config.plan import HardwareConfig, PlanConfig, PolicyConfig
 
 
 class Optimizer(Enum):
     auto = "auto"
     adamw_torch = "adamw_torch"
+    adamw_8bit = "adamw_8bit"
     paged_adamw_8bit = "paged_adamw_8bit"
+    paged_adamw_32bit = "paged_adamw_32bit"
+
+
+class Checkpointing(Enum):
+    none = "none"
+    """Keep every activation: the fastest step and the most memory."""
+    selective = "selective"
+    """Keep the attention outputs and recompute the rest."""
+    full = "full"
+    """Keep the input of each layer and recompute the layer in the backward pass: a third more FLOPs."""
 
 
 class Schedule(Enum):
@@ -54,43 +50,6 @@ class TrackingMode(Enum):
     offline = "offline"
     online = "online"
     disabled = "disabled"
-
-
-class Device(Enum):
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-@dataclass
-class BaseConfig:
-    """Where the base weights come from before they are pinned under bases/."""
-
-    kind: BaseKind = MISSING
-    path: str | None = None
-    """kind=folder: a folder in Hugging Face layout, relative to paths.models_root."""
-    package: str | None = None
-    """kind=wheel_gguf: an installed Python package that ships the weights."""
-    file: str | None = None
-    """kind=wheel_gguf: the GGUF file inside that package."""
-    repo: str | None = None
-    """The public name of the weights, for the record; nothing is downloaded."""
-
-
-@dataclass
-class ModelConfig:
-    name: str = MISSING
-    licence: str = MISSING
-    """SPDX id, or LicenseRef-… where SPDX has none. Decides what may ship."""
-    export_name: str = MISSING
-    """Name of the merged model. Some licences prescribe how it begins."""
-    base: BaseConfig = field(default_factory=BaseConfig)
-    quantisation: Quantisation = Quantisation.nf4
-    double_quantisation: bool = True
-    """Quantise the quantisation constants too: saves 0.37 bit a parameter (QLoRA, arXiv 2305.14314)."""
-    attention: Attention = Attention.auto
-    """auto: flash_attention_2 on CUDA where it is installed, else sdpa."""
-    date_string: str | None = None
-    """The date that Llama 3.2-style templates print; fixed, or every day has another prompt."""
 
 
 @dataclass
@@ -124,8 +83,13 @@ class TrainConfig:
     """Longest row in tokens, answer included."""
     max_over_length_fraction: float = 0.0
     """Share of rows that may be left out as too long; above it the stage stops (exit 3)."""
-    activation_checkpointing: bool = True
-    """Recompute activations in the backward pass: slower by a third of the FLOPs, far less memory."""
+    checkpointing: Checkpointing = Checkpointing.full
+    checkpoint_every: int = 1
+    """With checkpointing: recompute every n-th layer only, and keep the activations of the others."""
+    offload_activations: bool = False
+    """With checkpointing: hold the kept layer inputs in host memory. CUDA only."""
+    packing: bool = False
+    """Lay the rows of a micro-batch end to end instead of padding them; each row sees itself alone."""
     log_every_steps: int = 5
     lora: LoraSettings = field(default_factory=LoraSettings)
 
@@ -154,7 +118,18 @@ class EvalConfig:
 
 
 @dataclass
+class UseConfig:
+    """What the merged model is for. No defaults: a licence that asks must be answered."""
+
+    commercial: bool | None = None
+    """Whether a company uses it, in whatever way and whether or not it earns by it."""
+    monthly_users: int | None = None
+    """Of all products and services of the company and its affiliates: what licences with a limit count."""
+
+
+@dataclass
 class ExportConfig:
+    use: UseConfig = field(default_factory=UseConfig)
     min_positions: int = 1000
     """Answer positions of the test set that the fidelity comparison must cover."""
     max_fp32_kl: float = 1e-4
@@ -175,15 +150,6 @@ class TrackingConfig:
     project: str = "hallmark"
     key_from_env: str = "WANDB_API_KEY"
     """Name of the environment variable that holds the key; never the key."""
-
-
-@dataclass
-class HardwareConfig:
-    name: str = MISSING
-    device: Device = MISSING
-    memory_gib: float | None = None
-    workers: int | None = None
-    """Processes that read and normalise; the rows do not depend on it. None: one a core."""
 
 
 @dataclass
@@ -209,4 +175,6 @@ class RunConfig:
     export: ExportConfig = field(default_factory=ExportConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)

@@ -16,7 +16,8 @@ from data_prep import checks, corpus, spill, verify_split
 from data_prep.prepare import prepare
 from finetune.artifacts import Artifact
 from finetune.config.data import ContaminationConfig
-from finetune.config.schema import HardwareConfig, RunConfig
+from finetune.config.plan import HardwareConfig
+from finetune.config.schema import RunConfig
 from finetune.errors import RefusedError
 
 MakeRun = Callable[..., RunConfig]

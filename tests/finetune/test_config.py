@@ -25,7 +25,7 @@ def group_files() -> list[str]:
     return [
         f"{path.parent.name}={path.stem}"
         for path in sorted(CONF.glob("*/*.yaml"))
-        if path.parent.name != "experiment"
+        if path.parent.name not in ("experiment", "licence")
     ]
 
 
@@ -177,7 +177,7 @@ def test_conf_dir_adds_private_experiments(private: Path) -> None:
 
 
 def test_a_name_in_both_places_is_refused(private: Path) -> None:
-    (private / "conf/model/llama8b.yaml").write_text("name: mine\n")
+    (private / "conf/model/llama31_8b.yaml").write_text("name: mine\n")
     assert problems("experiment=tiny") == [
-        "model/llama8b.yaml stands both in conf/ and in CONF_DIR; rename the one in CONF_DIR"
+        "model/llama31_8b.yaml stands both in conf/ and in CONF_DIR; rename the one in CONF_DIR"
     ]

@@ -11,7 +11,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from finetune.config.schema import BaseConfig, BaseKind, Device, HardwareConfig, ModelConfig
+from finetune.config.model import BaseConfig, BaseKind, ModelConfig
+from finetune.config.plan import Device, HardwareConfig
 from finetune.errors import DataError, MachineError
 from finetune.merge import (
     AdapterWeights,

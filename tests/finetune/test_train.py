@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from tiny import loaded_model
 from transformers import TrainerState
 from trl import SFTTrainer
 
-from finetune.config.schema import Device, HardwareConfig, LoraSettings, TrainConfig
+from finetune.config.plan import Device, HardwareConfig
+from finetune.config.schema import Checkpointing, LoraSettings, TrainConfig
 from finetune.dataset import encode_rows
 from finetune.errors import ConfigError, RefusedError
 from finetune.methods import lora_config
@@ -21,7 +23,7 @@ from finetune.trainer import RunLog, make_trainer, require_finite, sft_config
 
 CPU = HardwareConfig("cpu", Device.cpu)
 TRAIN = TrainConfig(
-    max_steps=6, global_batch=4, micro_batch=4, lr=1e-2, log_every_steps=1, activation_checkpointing=False
+    max_steps=6, global_batch=4, micro_batch=4, lr=1e-2, log_every_steps=1, checkpointing=Checkpointing.none
 )
 ROWS = [
     {
@@ -47,7 +49,7 @@ def stock(folder: Path, out: Path) -> Any:
         train_dataset=Dataset.from_list(
             [{"input_ids": data.rows[i].ids, "labels": data.rows[i].labels} for i in data.order]
         ),
-        peft_config=lora_config(TRAIN.lora),
+        peft_config=lora_config(TRAIN.lora, loaded.model),
         processing_class=loaded.tokenizer,
     )
     for parameter in trainer.model.parameters():
@@ -79,6 +81,31 @@ def test_two_runs_with_one_seed_are_equal_and_another_seed_differs(
     other = TrainConfig(**{**TRAIN.__dict__, "seed": 1})
     assert first == again
     assert first != losses(ours(tiny_model_folder, tmp_path, other))
+
+
+MODES = {
+    "full": {"checkpointing": Checkpointing.full},
+    "selective": {"checkpointing": Checkpointing.selective},
+    "every second layer": {"checkpointing": Checkpointing.full, "checkpoint_every": 2},
+    "packing": {"packing": True},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_saves_memory_does_not_change_the_loss(
+    mode: str, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    plain = losses(ours(tiny_model_folder, tmp_path))
+    saving = losses(ours(tiny_model_folder, tmp_path, replace(TRAIN, **MODES[mode])))
+    assert max(abs(a - b) for a, b in zip(plain, saving, strict=True)) < 2e-3
+
+
+def test_every_second_layer_is_recomputed(tiny_model_folder: Path, tmp_path: Path) -> None:
+    train = replace(TRAIN, **MODES["every second layer"])
+    trainer = ours(tiny_model_folder, tmp_path, train)
+    trainer.train()
+    layers = trainer.model.get_base_model().model.layers
+    assert [layer.gradient_checkpointing for layer in layers] == [True, False]
 
 
 def test_only_lora_is_trained_in_fp32(tiny_model_folder: Path, tmp_path: Path) -> None:

@@ -12,7 +12,14 @@ from team import Team
 
 pytestmark = pytest.mark.pipeline
 CANARY = 31415926
-KINDS = {"data": "tiny_rows", "adapters": "tiny", "reports": "tiny", "exports": "tiny", "bases": "tiny_llama"}
+KINDS = {
+    "data": "tiny_rows",
+    "plans": "tiny",
+    "adapters": "tiny",
+    "reports": "tiny",
+    "exports": "tiny",
+    "bases": "tiny_llama",
+}
 
 
 def manifest(folder: Path) -> dict[str, Any]:
@@ -41,6 +48,7 @@ def test_every_stage_leaves_a_finished_folder_and_names_the_next_command(walked:
     for kind, name in KINDS.items():
         assert manifest(team.current(kind, name))["run"] == team.current(kind, name).name
     assert [line for line in said.splitlines() if line.startswith("next:")] == [
+        "next: make plan CONF=tiny",
         "next: make train CONF=tiny",
         "next: make eval CONF=tiny",
         "next: make export CONF=tiny",
@@ -147,7 +155,7 @@ def test_a_second_walk_does_nothing_and_says_so(breakable: Team) -> None:
     }
     done = breakable.make("all", "CONF=tiny")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("nothing to do") == 4
+    assert done.stdout.count("nothing to do") == 5
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 

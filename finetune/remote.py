@@ -1,9 +1,10 @@
-"""Remote folders (s3://, gs://, az:// and what else fsspec opens), mirrored to a local one before they are read."""
+"""Remote folders (s3://, gs://, az:// and what else fsspec opens): listed, and fetched file by file."""
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 INDEX = "index.json"
+SAVE_BYTES = 1 << 20
 PACKAGES = {
     "s3": "s3fs",
     "s3a": "s3fs",
@@ -25,10 +27,28 @@ PACKAGES = {
     "abfs": "adlfs",
     "abfss": "adlfs",
 }
+EXTRAS = {"s3fs": "s3", "gcsfs": "gs", "adlfs": "az"}
 STAMPS = tuple(
     "size ETag etag LastModified last_modified mtime updated created md5Hash generation version_id".split()
 )
 """What the file systems say of a file that changes when it does."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A remote folder or file as it was listed."""
+
+    url: str
+    key: str
+    """The setting that names it, for messages."""
+    system: "AbstractFileSystem"
+    is_file: bool
+    files: Mapping[str, tuple[str, Mapping[str, str]]]
+    """Each file's name below the folder: its remote path, and the stamp that changes when the file does."""
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each file; 0 where the store does not say."""
+        return {name: _bytes(stamp) for name, (_, stamp) in self.files.items()}
 
 
 def is_url(path: str) -> bool:
@@ -36,37 +56,63 @@ def is_url(path: str) -> bool:
     return URL.match(path) is not None
 
 
-def local_folder(url: str, into: Path) -> Path:
+def shown(url: str) -> str:
+    """The URL without user, password and query."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def local_folder(url: str, into: Path, key: str = "data.source.path") -> Path:
     """The copy, below `into`, of a remote folder or file: what is new or changed is fetched, what is gone deleted.
 
     Raises ConfigError for an unknown protocol, DataError where nothing is there, MachineError for a missing package,
     wrong credentials, a network that fails or another process that mirrors into the same folder.
     """
-    for folder in (into, into / "files"):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    into.mkdir(mode=0o700, parents=True, exist_ok=True)
     with locked(into):
-        return _mirror(url, into)
+        remote = listed(url, key)
+        files = fetch(remote, remote.files, into)
+        _prune(files, set(remote.files))
+        _write_index(into / INDEX, {name: stamp for name, (_, stamp) in remote.files.items()})
+    return files / next(iter(remote.files)) if remote.is_file else files
 
 
-def _mirror(url: str, into: Path) -> Path:
-    files, index_file = into / "files", into / INDEX
-    with _plain_errors(url):
+def listed(url: str, key: str) -> Remote:
+    """What a URL holds, by name, in order; `key` is the setting that names it. Raises as `local_folder` does."""
+    with _plain_errors(url, key):
         system, root = _open(url)
+        system.invalidate_cache()
         is_file = system.isfile(root)
-        remote = _listed(system, root, url)
-    old = _read_index(index_file)
-    new: dict[str, dict[str, str]] = {}
-    for name, (path, stamp) in remote.items():
-        target = files / name
-        if old.get(name) != stamp or not target.is_file():
-            with _plain_errors(url):
-                _fetch(system, path, target, into)
-        new[name] = stamp
-        if len(new) % 100 == 0:  # a killed mirror goes on from here
-            _write_index(index_file, old | new)
-    _prune(files, set(new))
-    _write_index(index_file, new)
-    return files / next(iter(new)) if is_file else files
+        # a store may list its folders as empty objects
+        found = {
+            path: facts for path, facts in system.find(root, detail=True).items() if facts["type"] == "file"
+        }
+        if not found:
+            raise DataError(f"{shown(url)} holds no file; put some there or change {key}")
+        files = {_local_name(path, root, url): (path, _stamp(found[path])) for path in sorted(found)}
+    return Remote(url, key, system, is_file, files)
+
+
+def fetch(remote: Remote, names: Iterable[str], into: Path) -> Path:
+    """The folder below `into` with these files; one that is there with the same stamp is not fetched again.
+
+    Raises MachineError where the store fails; what was fetched until then stays.
+    """
+    files, index_file = into / "files", into / INDEX
+    files.mkdir(mode=0o700, parents=True, exist_ok=True)
+    known = _read_index(index_file)
+    try:
+        for count, name in enumerate(names, 1):
+            path, stamp = remote.files[name]
+            if known.get(name) != stamp or not (files / name).is_file():
+                with _plain_errors(remote.url, remote.key):
+                    _fetch_file(remote.system, path, files / name, into)
+                known[name] = dict(stamp)
+                if count % 100 == 0 or _bytes(stamp) > SAVE_BYTES:
+                    _write_index(index_file, known)  # a killed fetch goes on from here
+    finally:
+        _write_index(index_file, known)
+    return files
 
 
 def _open(url: str) -> "tuple[AbstractFileSystem, str]":
@@ -79,8 +125,9 @@ def _open(url: str) -> "tuple[AbstractFileSystem, str]":
         system, root = url_to_fs(url)
     except ImportError:
         package = PACKAGES.get(scheme, f"the fsspec package for {scheme}://")
+        extra = f", the extra {EXTRAS[package]} of this project" if package in EXTRAS else ""
         raise MachineError(
-            f"{_shown(url)} needs a package that is not installed; run `pip install {package}`"
+            f"{shown(url)} needs a package that is not installed; run `pip install {package}`{extra}"
         ) from None
     except ValueError as error:
         if "Protocol not known" not in str(error):
@@ -91,23 +138,13 @@ def _open(url: str) -> "tuple[AbstractFileSystem, str]":
     return system, str(root)
 
 
-def _listed(system: "AbstractFileSystem", root: str, url: str) -> dict[str, tuple[str, dict[str, str]]]:
-    """Each file's name below the root, in order, with its remote path and stamp."""
-    system.invalidate_cache()
-    # a store may list its folders as empty objects
-    found = {path: facts for path, facts in system.find(root, detail=True).items() if facts["type"] == "file"}
-    if not found:
-        raise DataError(f"{_shown(url)} holds no file; put some there or change data.source.path")
-    return {_local_name(path, root, url): (path, _stamp(found[path])) for path in sorted(found)}
-
-
 def _local_name(path: str, root: str, url: str) -> str:
     """The path below the root. Raises DataError for one that would leave the local folder."""
     base = root.rstrip("/")
     name = path[len(base) :].strip("/") if path.startswith(f"{base}/") else PurePosixPath(path).name
     # object stores allow any key, also one that is no path: `a/../../b`, `a//b`
     if any(part in ("", ".", "..") for part in name.split("/")) or "\\" in name or "\0" in name:
-        raise DataError(f"{_shown(url)} holds a file whose name leaves its folder; rename or remove it")
+        raise DataError(f"{shown(url)} holds a file whose name leaves its folder; rename or remove it")
     return name
 
 
@@ -116,7 +153,12 @@ def _stamp(facts: Mapping[str, Any]) -> dict[str, str]:
     return stamp if len(stamp) > 1 else {name: str(fact) for name, fact in sorted(facts.items())}
 
 
-def _fetch(system: "AbstractFileSystem", path: str, target: Path, into: Path) -> None:
+def _bytes(stamp: Mapping[str, str]) -> int:
+    size = stamp.get("size", "")
+    return int(size) if size.isdecimal() else 0
+
+
+def _fetch_file(system: "AbstractFileSystem", path: str, target: Path, into: Path) -> None:
     partial = into / "download.partial"
     system.get_file(path, str(partial))
     partial.chmod(0o600)
@@ -143,28 +185,22 @@ def _read_index(path: Path) -> dict[str, dict[str, str]]:
     return found if isinstance(found, dict) else {}
 
 
-def _write_index(path: Path, index: dict[str, dict[str, str]]) -> None:
+def _write_index(path: Path, index: Mapping[str, Mapping[str, str]]) -> None:
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(index))
+    partial.write_text(json.dumps(index, default=dict))
     partial.chmod(0o600)
     partial.replace(path)
 
 
-def _shown(url: str) -> str:
-    """The URL without user, password and query."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
 @contextmanager
-def _plain_errors(url: str) -> Iterator[None]:
+def _plain_errors(url: str, key: str) -> Iterator[None]:
     """Whatever a remote file system raises as one line that repeats nothing of it: it may hold a key."""
     try:
         yield
     except (ConfigError, DataError, MachineError):
         raise
     except FileNotFoundError:
-        raise DataError(f"{_shown(url)} is not there; change data.source.path") from None
+        raise DataError(f"{shown(url)} is not there; change {key}") from None
     except Exception as error:  # noqa: BLE001  (each protocol has exceptions of its own)
-        what = f"{_shown(url)} cannot be read ({type(error).__name__})"
+        what = f"{shown(url)} cannot be read ({type(error).__name__})"
         raise MachineError(f"{what}; check the credentials, the network and free disk") from None

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from data_prep.readers.remote import is_url, local_folder
 from finetune.errors import ConfigError, DataError, MachineError
+from finetune.remote import is_url, local_folder
 
 URL = "memory://bucket/contracts"
 

@@ -1,0 +1,27 @@
+"""Where each stage keeps its runs, and the command that makes them."""
+
+from pathlib import Path
+
+FOLDERS = {
+    "base": "bases",
+    "data": "data",
+    "plan": "plans",
+    "preflight": "preflights",
+    "adapter": "adapters",
+    "report": "reports",
+    "export": "exports",
+}
+COMMANDS = {
+    "base": "run `make fetch-base CONF=…`",
+    "data": "run `make prepare CONF=…`",
+    "plan": "run `make plan CONF=…`",
+    "preflight": "run `make preflight CONF=…`",
+    "adapter": "run `make train CONF=…`",
+    "report": "run `make eval CONF=…`",
+    "export": "run `make export CONF=…`",
+}
+
+
+def folder_of(root: Path, stage: str, name: str) -> Path:
+    """The folder that holds all runs of a stage under a name."""
+    return root / FOLDERS[stage] / name

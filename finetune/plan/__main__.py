@@ -1,0 +1,25 @@
+"""`make plan CONF=x`: memory, time, cost and licence of the run, before a GPU is rented."""
+
+import sys
+
+from finetune import artifacts
+from finetune.artifacts import Artifact
+from finetune.config import RunConfig
+from finetune.licences import require_lawful
+from finetune.plan.stage import make_plan, require_fit
+from finetune.stage import stage
+
+
+def run(run: RunConfig) -> Artifact:
+    """The plan of this configuration; refused (exit 3) where the run does not fit."""
+    licences = require_lawful(run)
+    data = None
+    if run.run is not None or artifacts.has_current(run.paths, "data", run.data.name):
+        data = artifacts.open_current(run.paths, "data", run.data.name, {"data": run.data}, run.run)
+    made = make_plan(run, licences, data)
+    require_fit(run, made)
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(stage("plan", run, sys.argv[1:]))

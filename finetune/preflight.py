@@ -1,0 +1,58 @@
+"""`make preflight CONF=x`: a few real steps, a checkpoint and an evaluation batch on the device, beside the plan."""
+
+import json
+import sys
+from dataclasses import replace
+from typing import Any
+
+from finetune import artifacts, base
+from finetune.artifacts import Artifact, Output, Spec, input_record
+from finetune.config import RunConfig
+from finetune.console import say
+from finetune.errors import RefusedError
+from finetune.licences import require_lawful
+from finetune.plan import calibration, measured
+from finetune.plan.stage import make_plan, require_fit
+from finetune.stage import stage
+
+
+def run(run: RunConfig) -> Artifact:
+    """What this configuration takes on this device; where the plan was further off than its margins, RefusedError.
+
+    What was refused is measured again the next time; its numbers stay in preflight.json and the calibration file.
+    """
+    # what train would run: the settings as they are, on one GPU
+    run = replace(run, plan=replace(run.plan, search=False, gpus=1))
+    licences = require_lawful(run)
+    data = artifacts.open_current(run.paths, "data", run.data.name, {"data": run.data}, run.run)
+    pinned = base.open_base(run)
+    plan = make_plan(run, licences, data)
+    forced = require_fit(run, plan)
+    from finetune.trial_run import device_name, trial_run  # torch: seconds that a refusal must not cost
+
+    sections = {"model": run.model, "train": run.train, "hardware": run.hardware, "plan": run.plan}
+    sections |= {"eval": {"batch_rows": run.eval.batch_rows}, "device": device_name(run.hardware)}
+    inputs = {"data": input_record(data), "base": input_record(pinned), "plan": input_record(plan)}
+    spec = Spec("preflight", 1, run.name, sections, inputs)
+    with artifacts.writing(run.paths, spec, move_current=run.run is None) as output:
+        if output.finished is None:
+            output.overrides = forced
+            with output.scratch() as scratch:
+                found = trial_run(run, data, pinned, scratch)
+            _compare(run, json.loads(plan.path("plan.json").read_text()), found, output)
+        else:
+            say("already measured with these settings on this device; nothing to do")
+    return output.made()
+
+
+def _compare(run: RunConfig, plan: dict[str, Any], found: measured.Measured, output: Output) -> None:
+    compared = measured.comparisons(run, plan, found)
+    output.write_json("preflight.json", measured.report(run, compared, found))
+    kept = calibration.append(run.paths, calibration.row_of(run, output.folder.name, plan, found))
+    say(f"{measured.table(compared, found)}\n  kept for later plans: {kept}")
+    if problems := measured.problems(plan, compared, found):
+        raise RefusedError(problems)
+
+
+if __name__ == "__main__":
+    sys.exit(stage("preflight", run, sys.argv[1:]))

@@ -1,0 +1,235 @@
+"""Training runs (rows of memory_points.json, or of a preflight's calibration.jsonl) in the words of the simulation.
+
+What a published row does not say is a fact of the software that made it, by source: see STACKS. A preflight's row says
+all of it.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from finetune.config import recorded
+from finetune.config.load import CONF
+from finetune.config.plan import Device, HardwareConfig
+from finetune.config.schema import Checkpointing, Optimizer
+from finetune.plan import calibration
+from finetune.plan.settings import AttentionKernel, Head, Settings, Upcast
+
+
+class UnexpressedError(Exception):
+    """A run that the simulation has no words for, with the reason."""
+
+
+HEADS = (
+    ("liger", Head.fused),
+    ("fast ce", Head.in_place),
+    ("unsloth", Head.in_place),
+    ("chunked lm_head", Head.plain),
+    ("chunked", Head.chunked),
+    ("fused", Head.fused),
+    ("cce", Head.fused),
+    ("hf default", Head.materialised),
+    ("materialised", Head.materialised),
+)
+GPUS = {
+    "A100-SXM4-40GB": "a100_40gb",
+    "A100-40GB": "a100_40gb",
+    "A100": "a100_80gb",
+    "H100": "h100_80gb",
+    "H200": "h200_141gb",
+    "L40S": "l40s_48gb",
+    "RTX 4090": "rtx4090_24gb",
+    "RTX4090": "rtx4090_24gb",
+}
+"""Records of conf/hardware by what sources call the device; the first that fits counts."""
+USABLE = 0.96
+"""Of a device's gigabytes in its name, what drivers report as GiB free: 39.4 of 40 and 79.1 of 80 and less."""
+
+
+def settings_of(row: Mapping[str, Any]) -> Settings:
+    """The step of a run. Raises UnexpressedError with the reason."""
+    if "settings" in row:
+        return _hallmark(row)
+    if not row["seq_len"] or not row["micro_batch"]:
+        raise UnexpressedError("no sequence length or micro-batch is stated")
+    if not row["lora_rank"]:
+        raise UnexpressedError("no LoRA rank is stated: not an adapter run")
+    settings = Settings(
+        architecture=architecture_of(row),
+        rows=int(row["micro_batch"]),
+        tokens=int(row["seq_len"]),
+        accumulates=(row.get("grad_accum") or 1) > 1,
+        rank=int(row["lora_rank"]),
+        targets=targets_of(row),
+        quantised=_quantised(row),
+        double_quantised=bool(row.get("double_quant")),
+        optimizer=optimizer_of(row),
+        checkpointing=Checkpointing.full if row.get("gradient_checkpointing") else Checkpointing.none,
+        offload="activation offload" in str(row.get("notes")).lower(),
+        head=_head(row),
+        attention=AttentionKernel.eager if "eager" in str(row.get("attention")) else AttentionKernel.flash,
+        gpus=_gpus(row),
+    )
+    stack = next((facts for name, facts in STACKS.items() if name in row["source"]), _transformers_2024)
+    return stack(settings, row)
+
+
+def hardware_of(row: Mapping[str, Any]) -> HardwareConfig:
+    """The record of a run's device; of an unknown GPU only the memory, by its name. Raises UnexpressedError."""
+    if "hardware" in row:
+        return recorded(HardwareConfig, row["hardware"])
+    name = next((record for key, record in GPUS.items() if key in str(row["gpu"])), None)
+    if name is not None:
+        found = OmegaConf.to_container(OmegaConf.load(CONF / "hardware" / f"{name}.yaml"))
+        assert isinstance(found, dict)  # noqa: S101
+        return recorded(HardwareConfig, {str(key): value for key, value in found.items()})
+    size = re.search(r"(\d+) ?GB", str(row["gpu"]))
+    if size is None:
+        raise UnexpressedError(f"GPU {row['gpu']} is not known")
+    return HardwareConfig("other", Device.cuda, USABLE * float(size[1]))
+
+
+def architecture_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's shape in the words of config.json."""
+    arch, name = row["arch"] or SHAPES.get(row["model"], {}), row["model"].lower()
+    missing = [key for key in ("h", "i", "L", "V", "n_heads", "n_kv") if not arch.get(key)]
+    if missing:
+        raise UnexpressedError(f"the architecture lacks {', '.join(missing)}")
+    facts = {
+        "model_type": "llama",
+        "hidden_size": arch["h"],
+        "intermediate_size": arch["i"],
+        "num_hidden_layers": arch["L"],
+        "num_attention_heads": arch["n_heads"],
+        "num_key_value_heads": arch["n_kv"],
+        "vocab_size": arch["V"],
+        "tie_word_embeddings": bool(arch.get("tied")),
+    }
+    if "mixtral" in name:
+        experts, chosen = arch.get("n_experts") or 8, arch.get("experts_per_tok") or 2
+        return facts | {"model_type": "mixtral", "num_local_experts": experts, "num_experts_per_tok": chosen}
+    if "stablelm-base-alpha" in name or "pythia" in name:
+        neox = {key: facts[key] for key in facts if key != "num_key_value_heads"}
+        return neox | {"model_type": "gpt_neox"}
+    if "falcon" in name:
+        raise UnexpressedError("Falcon's shape in these rows names no MLP of two matrices")
+    return facts
+
+
+SHAPES = {
+    "meta-llama/Llama-3.2-3B": {
+        "h": 3072,
+        "i": 8192,
+        "L": 28,
+        "V": 128256,
+        "n_heads": 24,
+        "n_kv": 8,
+        "tied": True,
+    }
+}
+"""Of models whose rows state none: torchtune/models/llama3_2/_model_builders.py@2cb2470f."""
+
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+SHORT = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "o_proj", "output": "o_proj", "o": "o_proj"}
+
+
+def targets_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The adapted layers by transformers' names."""
+    text = str(row.get("lora_targets") or "").lower()
+    if not text or "all" in text:
+        return ("all-linear",)
+    if "stablelm-base-alpha" in row["model"].lower():
+        return ("query_key_value",)
+    found: list[str] = []
+    for word in re.split(r"[,+\s/]+", text):
+        found += MLP if word == "mlp" else ATTENTION if word in ("attn", "qkvo") else [SHORT.get(word, word)]
+    return tuple(dict.fromkeys(name for name in found if name))
+
+
+def optimizer_of(row: Mapping[str, Any]) -> Optimizer:
+    """Adam in the precision that the row names."""
+    text = str(row.get("optimizer") or "adamw").lower()
+    eight = "8bit" in text or "8-bit" in text
+    if "adam" not in text:
+        raise UnexpressedError(f"optimizer {row['optimizer']} is not Adam")
+    if "paged" in text:
+        return Optimizer.paged_adamw_8bit if eight else Optimizer.paged_adamw_32bit
+    return Optimizer.adamw_8bit if eight else Optimizer.adamw_torch
+
+
+def _quantised(row: Mapping[str, Any]) -> bool:
+    text = str(row["quant"]).lower()
+    if text.startswith(("nf4", "bnb", "fp4")):
+        return True
+    if text not in ("none", "", "bf16"):
+        raise UnexpressedError(f"base stored as {row['quant']}, not NF4 or bf16")
+    return False
+
+
+def _head(row: Mapping[str, Any]) -> Head:
+    text = str(row.get("loss_kernel") or "hf default").lower()
+    found = next((head for key, head in HEADS if key in text), None)
+    if found is None:
+        raise UnexpressedError(f"loss head {row['loss_kernel']} is not known")
+    return found
+
+
+def _gpus(row: Mapping[str, Any]) -> int:
+    count, sharding = int(row["num_gpus"] or 1), str(row.get("sharding") or "none")
+    if count > 1 and "fsdp" not in sharding.lower():
+        raise UnexpressedError(f"{count} GPUs by {sharding}, not FSDP")
+    return count if count > 1 else 1
+
+
+def _hallmark(row: Mapping[str, Any]) -> Settings:
+    """A preflight's own settings, each of them."""
+    try:
+        return calibration.settings_of(row)
+    except (KeyError, TypeError) as error:
+        raise UnexpressedError(f"settings of another version of Hallmark: {error}") from None
+
+
+def _transformers_2024(settings: Settings, row: Mapping[str, Any]) -> Settings:
+    """transformers 4, peft and bitsandbytes before 0.45, as most published runs were made."""
+    upcast = Upcast.norms if "fp32 upcast" in str(row.get("notes")) and settings.gpus == 1 else Upcast.none
+    return replace(settings, reentrant=True, keeps_inputs=True, upcast=upcast, linear_experts=True)
+
+
+def _fms(settings: Settings, row: Mapping[str, Any]) -> Settings:
+    """scripts/benchmarks of that repository: scenarios.yaml runs bf16 LoRA without autocast and QLoRA with it, its
+    requirements.txt pins transformers 4.45.2, bitsandbytes 0.43.3 and torch 2.4.1; `foak` fuses RMSNorm."""
+    fused = settings.head in (Head.fused, Head.in_place)
+    old = _transformers_2024(settings, row)
+    return replace(old, autocast=settings.quantised, fused_ops=fused)
+
+
+def _litgpt(settings: Settings, row: Mapping[str, Any]) -> Settings:
+    """`bf16-true`: adapters and moments in bf16, no autocast; lora_dropout 0.05 (litgpt/finetune/lora.py)."""
+    return replace(
+        settings,
+        lora_bytes=2,
+        autocast=False,
+        keeps_inputs=settings.quantised,
+        dropout=True,
+        linear_experts=True,
+    )
+
+
+def _torchtune(settings: Settings, row: Mapping[str, Any]) -> Settings:
+    """Everything in bf16 (recipes/configs, dtype: bf16)."""
+    if settings.quantised:
+        raise UnexpressedError("torchao NF4 of the adapted layers alone, not bitsandbytes'")
+    compiled = "compile" in str(row.get("notes"))
+    return replace(settings, lora_bytes=2, autocast=False, fused_ops=compiled)
+
+
+STACKS: dict[str, Callable[[Settings, Mapping[str, Any]], Settings]] = {
+    "fms-acceleration": _fms,
+    "litgpt": _litgpt,
+    "torchtune": _torchtune,
+}
