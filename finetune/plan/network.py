@@ -64,24 +64,24 @@ def attention_as_in_training(settings: Settings) -> Iterator[None]:
     """Attention takes the path that it takes with real tensors.
 
     On CUDA torch's own attention is a flash kernel too; on a CPU `finetune.model` switches that kernel off. Whether
-    rows are packed transformers reads in their positions, which tensors without content have not.
+    rows are padded transformers reads in their mask, and tensors without content have none.
     """
     from transformers import masking_utils
 
-    flash, packed = torch.backends.cuda.flash_sdp_enabled(), masking_utils.find_packed_sequence_indices
+    flash, ignore = torch.backends.cuda.flash_sdp_enabled(), masking_utils._ignore_causal_mask_sdpa
     sdpa = torch.nn.functional.scaled_dot_product_attention
     if settings.attention is AttentionKernel.flash:
         torch.nn.functional.scaled_dot_product_attention = fused_attention  # type: ignore[assignment]
     elif settings.device is Device.cpu:
         torch.backends.cuda.enable_flash_sdp(False)
-    if not settings.packed:
-        masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    if not settings.padded:
+        masking_utils._ignore_causal_mask_sdpa = lambda padding_mask, *args: ignore(None, *args)
     try:
         yield
     finally:
         torch.nn.functional.scaled_dot_product_attention = sdpa
         torch.backends.cuda.enable_flash_sdp(flash)
-        masking_utils.find_packed_sequence_indices = packed
+        masking_utils._ignore_causal_mask_sdpa = ignore
 
 
 def _register_kernels(settings: Settings, config: Any) -> str:

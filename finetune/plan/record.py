@@ -23,7 +23,7 @@ from finetune.plan.holdings import (
 from finetune.plan.kernels import cpu_scratch, cuda_scratch
 from finetune.plan.memory import Event, MemoryTracker, Work
 from finetune.plan.network import attention_as_in_training, build, give_fake_weights, set_checkpointing
-from finetune.plan.settings import AttentionKernel, Settings
+from finetune.plan.settings import Settings
 
 
 @dataclass
@@ -134,15 +134,11 @@ def run_step(tracker: MemoryTracker, network: Any, settings: Settings) -> None:
 
 
 def batch_of(settings: Settings) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Token ids, labels, and the mask of rows that are padded.
-
-    Without padding transformers leaves sdpa and flash-attn their own causal mask, and eager attention makes one.
-    """
+    """Token ids, labels, and which tokens are no padding; packed rows have none."""
     rows, tokens = settings.rows, settings.tokens
     shape = (1, rows * tokens) if settings.packed else (rows, tokens)
     ids = torch.zeros(shape, dtype=torch.long)
-    masked = not settings.packed and (settings.padded or settings.attention is AttentionKernel.eager)
-    return ids, torch.zeros_like(ids), torch.ones_like(ids) if masked else None
+    return ids, torch.zeros_like(ids), None if settings.packed else torch.ones_like(ids)
 
 
 @contextmanager
