@@ -1,5 +1,6 @@
 """The preflight on a 2-layer Llama: what it measures, keeps and refuses."""
 
+import fcntl
 import json
 import signal
 import threading
@@ -207,15 +208,17 @@ def test_a_row_gives_back_its_settings_and_no_private_key_of_the_model(tmp_path:
         published_runs.settings_of(row)
 
 
-def test_rows_written_at_once_stay_whole(tmp_path: Path) -> None:
-    paths = PathsConfig("", "", str(tmp_path))
-    with ThreadPoolExecutor(8) as pool:
-        list(
-            pool.map(
-                lambda number: calibration.append(paths, {"id": number, "text": "x" * 100_000}), range(40)
-            )
-        )
-    assert sorted(row["id"] for row in calibration.read(paths)) == list(range(40))
+def test_a_row_waits_until_another_one_is_written(tmp_path: Path) -> None:
+    paths, path = PathsConfig("", "", str(tmp_path)), tmp_path / calibration.FILE
+    with ThreadPoolExecutor(1) as pool:
+        with path.open("a") as other:
+            fcntl.flock(other, fcntl.LOCK_EX)
+            waiting = pool.submit(calibration.append, paths, {"id": 2})
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=0.3)
+            other.write('{"id": 1}\n')
+        waiting.result(timeout=30)
+    assert [row["id"] for row in calibration.read(paths)] == [1, 2]
 
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
