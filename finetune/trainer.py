@@ -1,15 +1,13 @@
-"""TRL's SFTTrainer, set up from the config: what is ours is the order, the log and the guards."""
+"""TRL's SFTTrainer, set up from the config: what is ours is the order of the rows and the precision."""
 
-import json
 import math
-import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from datasets import Dataset
 from peft.tuners.lora import LoraLayer
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 from trl.models import enable_selective_activation_checkpointing
 
@@ -17,16 +15,15 @@ from finetune.artifacts import Artifact, Output
 from finetune.config import RunConfig
 from finetune.config.plan import Device, HardwareConfig
 from finetune.config.schema import Checkpointing, Optimizer, TrainConfig
-from finetune.console import PlainProgress, say
+from finetune.console import say
 from finetune.dataset import TrainingRows, encode_rows
 from finetune.errors import RefusedError
 from finetune.loss import score_trained_positions_only
 from finetune.methods import lora_config, require_targets
 from finetune.model import ADAPTER, Loaded, load_base, quantised_modules
 from finetune.rows import read_rows
+from finetune.run_log import RunLog
 from finetune.tracking import Tracker
-
-METRICS = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/lr"}
 
 
 def train_adapter(run: RunConfig, data: Artifact, pinned: Artifact, output: Output, tracker: Tracker) -> None:
@@ -141,38 +138,6 @@ def checkpointing_options(train: TrainConfig) -> dict[str, Any] | None:
     if train.checkpointing is Checkpointing.none:
         return None
     return {"every_n_layers": train.checkpoint_every, "offload": train.offload_activations}
-
-
-class RunLog(TrainerCallback):  # type: ignore[misc]
-    """Every logged step goes to log.jsonl, the tracker and the terminal; a loss that is no number stops the run."""
-
-    def __init__(self, stream: TextIO, tracker: Tracker, total: int) -> None:
-        self.stream, self.tracker = stream, tracker
-        self.progress = PlainProgress("train", total)
-        self.started = time.monotonic()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """TRL logs every few steps; the last one counts too."""
-        if state.global_step == state.max_steps:
-            control.should_log = True
-
-    def on_log(
-        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any
-    ) -> None:
-        """Record one row; raise RefusedError on a NaN or infinite loss."""
-        if not logs or "loss" not in logs:
-            return
-        values = {name: float(logs[key]) for key, name in METRICS.items() if key in logs}
-        values["train/tokens"] = float(state.num_input_tokens_seen)
-        values["train/tokens_per_s"] = state.num_input_tokens_seen / (time.monotonic() - self.started)
-        self.stream.write(json.dumps({"step": state.global_step, **values}) + "\n")
-        self.tracker.log(values, step=state.global_step)
-        note = f"loss {values['train/loss']:.3f}, {values['train/tokens_per_s']:.0f} tokens/s"
-        self.progress.update(state.global_step, note)
-        if not all(math.isfinite(value) for value in values.values()):
-            raise RefusedError(
-                f"step {state.global_step}: loss or gradient is not a number; lower train.lr or look at the rows"
-            )
 
 
 def require_finite(model: Any) -> None:
