@@ -1,0 +1,321 @@
+"""A run that is stopped, damaged or short of memory ends with the adapter of the run that was left alone."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import tiny
+
+from data_prep.prepare import prepare
+from finetune import train
+from finetune.stage import stage
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = (
+    "train.max_steps=8 train.global_batch=4 train.micro_batch=2 train.lora.dropout=0.1 train.optimizer=adamw_8bit "
+    "train.log_every_steps=3 train.save_every_steps=2 tracking.mode=disabled"
+).split()
+
+
+@dataclass
+class House:
+    """A team's folder, and its stages run in this process."""
+
+    folder: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        names = {
+            "CONF_DIR": "conf",
+            "DATA_ROOT": "data",
+            "MODELS_ROOT": "models",
+            "ARTIFACTS_ROOT": "artifacts",
+        }
+        return {key: str(self.folder / name) for key, name in names.items()}
+
+    def argv(self, *more: str) -> list[str]:
+        return ["experiment=tiny", f"paths.runs={self.folder / 'runs'}", *SETTINGS, *more]
+
+    def train(self, *more: str) -> int:
+        with self._at_home():
+            return stage("train", train.run, self.argv(*more))
+
+    def prepare(self) -> None:
+        with self._at_home():
+            assert stage("prepare", prepare, self.argv()) == 0
+
+    @contextmanager
+    def _at_home(self) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            for key, value in self.environment.items():
+                patch.setenv(key, value)
+            yield
+
+    def command(self, code: str, *more: str) -> list[str]:
+        return [sys.executable, "-c", code, *self.argv(*more)]
+
+    @property
+    def run(self) -> Path:
+        """The one run folder that was trained or begun."""
+        [folder] = [path for path in (self.folder / "artifacts/adapters/tiny").iterdir() if path.is_dir()]
+        return folder
+
+    def checkpoints(self) -> list[str]:
+        return sorted(path.name for path in (self.run / "checkpoints").iterdir())
+
+
+def adapter(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "adapter").iterdir()}
+
+
+def losses(folder: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [
+        {key: row[key] for key in ("step", "train/loss", "train/tokens")}
+        for row in rows
+        if "train/loss" in row
+    ]
+
+
+def problem(text: str) -> str:
+    """The one line that a person reads, behind the progress bars of a library that was imported before the stage."""
+    [line] = [line for line in text.splitlines() if line.startswith("error: ")]
+    return line
+
+
+@contextmanager
+def sent_when(condition: Callable[[], bool], number: int) -> Iterator[None]:
+    """A signal to this process as soon as something holds."""
+
+    def watch() -> None:
+        while not condition():
+            time.sleep(0.002)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    yield
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> House:
+    """Prepared rows, `alone`, an undisturbed run, and the same run stopped by SIGTERM after step 4 or soon after."""
+    house = House(tmp_path_factory.mktemp("house"))
+    tiny.write_conf(house.folder / "conf")
+    (house.folder / "data").mkdir()
+    tiny.write_rows(house.folder / "data/rows.jsonl")
+    shutil.copytree(tiny_model_folder, house.folder / "models/tiny_llama")
+    house.prepare()
+    assert house.train() == 0
+    house.run.rename(house.folder / "alone")
+    (house.folder / "artifacts/adapters/tiny/current").unlink()
+    with sent_when(
+        lambda: bool(list(house.folder.glob("artifacts/adapters/tiny/*/checkpoints/step-*4"))), signal.SIGTERM
+    ):
+        assert house.train() == 75
+    return house
+
+
+@pytest.fixture
+def stopped(house: House, tmp_path: Path) -> House:
+    """The stopped run, to go on with or to damage."""
+    shutil.copytree(house.folder, tmp_path / "house")
+    return House(tmp_path / "house")
+
+
+def test_a_stopped_run_goes_on_to_the_same_adapter_and_log(
+    stopped: House, capsys: pytest.CaptureFixture[str]
+) -> None:
+    second = stopped.run / "checkpoints/step-00000006/checkpoint.json"
+    with sent_when(second.is_file, signal.SIGINT):
+        assert stopped.train("train.save_every_steps=1") == 75
+    said = capsys.readouterr()
+    assert "going on from step" in said.out
+    assert "of 8; the same command goes on from there" in said.err
+    assert stopped.train() == 0
+    assert adapter(stopped.run) == adapter(stopped.folder / "alone")
+    assert losses(stopped.run) == losses(stopped.folder / "alone")
+    assert not (stopped.run / "checkpoints").exists()
+
+
+def test_a_damaged_checkpoint_costs_steps_and_nothing_else(
+    stopped: House, capsys: pytest.CaptureFixture[str]
+) -> None:
+    older, newest = stopped.checkpoints()
+    path = stopped.run / "checkpoints" / newest / "states.pt"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert stopped.train() == 0
+    out = capsys.readouterr().out
+    assert f"{newest} is damaged (states.pt is not as it was written); going on from the one before" in out
+    assert f"going on from step {int(older[-8:])}," in out
+    assert adapter(stopped.run) == adapter(stopped.folder / "alone")
+
+
+def test_other_library_versions_are_refused_and_nothing_is_lost(
+    stopped: House, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = stopped.checkpoints()
+    for name in before:
+        record = stopped.run / "checkpoints" / name / "checkpoint.json"
+        written = json.loads(record.read_text())
+        record.write_text(json.dumps(written | {"versions": written["versions"] | {"peft": "0.1"}}))
+    assert stopped.train() == 2
+    line = problem(capsys.readouterr().err)
+    assert "was written with peft 0.1, now" in line
+    assert stopped.checkpoints() == before
+
+
+def test_a_new_machine_goes_on_from_the_mirror(stopped: House, capsys: pytest.CaptureFixture[str]) -> None:
+    mirror = f"train.mirror=file://{stopped.folder / 'mirror'}"
+    after_six = stopped.run / "checkpoints/step-00000006"
+    with sent_when(after_six.is_dir, signal.SIGTERM):
+        assert stopped.train(mirror) == 75
+    shutil.rmtree(stopped.run)
+    assert stopped.train(mirror) == 0
+    assert "fetching step-0000000" in capsys.readouterr().out
+    assert adapter(stopped.run) == adapter(stopped.folder / "alone")
+
+
+def test_a_loss_that_is_no_number_stops_before_the_weights_are_lost(
+    stopped: House, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(stopped.run)
+    assert stopped.train("train.lr=1e30", "train.save_every_steps=1", "train.warmup_fraction=0") == 3
+    line = problem(capsys.readouterr().err)
+    assert "is not a number; the adapter is as after step " in line
+    good = int(line.partition("after step ")[2].partition(".")[0])
+    assert stopped.checkpoints()[-1] == f"step-{good:08d}"
+    named = line.partition("the rows ")[2].split(", ")
+    rows = (stopped.folder / "artifacts/data").glob("*/*/train.jsonl")
+    known = {json.loads(row)["id"] for path in rows for row in path.read_text().splitlines()}
+    assert set(named) <= known
+    assert len(named) in (2, 4)
+
+
+def test_a_full_disk_keeps_the_checkpoints_that_are_there(
+    stopped: House, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints = stopped.run / "checkpoints"
+    kept = stopped.checkpoints()
+    shutil.move(checkpoints, stopped.folder / "saved")
+    checkpoints.mkdir()
+    used = sum(path.stat().st_size for path in (stopped.folder / "saved").rglob("*"))
+    size = f"size={used // 1024 + 60}k"
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", size, "tmpfs", checkpoints], capture_output=True
+    ).returncode:
+        pytest.skip("mounting a small tmpfs is not allowed on this machine")
+    try:
+        shutil.copytree(stopped.folder / "saved", checkpoints, dirs_exist_ok=True)
+        assert stopped.train() == 5
+        line = problem(capsys.readouterr().err)
+        assert "No space left on device; free some space" in line
+        assert stopped.checkpoints() == kept
+        subprocess.run(["mount", "-o", "remount,ro", checkpoints], check=True)
+        assert stopped.train() == 5
+        assert "it is read-only" in capsys.readouterr().err
+    finally:
+        subprocess.run(["umount", checkpoints], check=True)
+
+
+SHORT_OF_MEMORY = """
+import resource, sys
+from pathlib import Path
+
+def hook(event, arguments):
+    if event != "open" or not str(arguments[0]).endswith("log.jsonl") or arguments[1] != "a":
+        return
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limit = used + 2**20 * MIB if not attempts else resource.RLIM_INFINITY  # the first attempt alone is short
+    attempts.append(limit)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+
+attempts = []
+from finetune import train
+from finetune.stage import stage
+sys.addaudithook(hook)
+sys.exit(stage("train", train.run, sys.argv[1:]))
+"""
+
+
+def test_a_micro_batch_that_does_not_fit_halves_and_trains_the_same_rows(
+    house: House, tmp_path: Path
+) -> None:
+    shutil.copytree(house.folder, tmp_path / "house")
+    short = House(tmp_path / "house")
+    shutil.rmtree(short.run)
+    settings = [
+        "train.max_steps=1",
+        "train.global_batch=16",
+        "train.lora.dropout=0",
+        "train.max_tokens=512",
+        "train.log_every_steps=1",
+    ]
+    use_long_rows(short)
+    code = SHORT_OF_MEMORY.replace("MIB", "200")
+    done = subprocess.run(
+        short.command(code, *settings, "train.micro_batch=16"),
+        cwd=ROOT,
+        env=os.environ | short.environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    log = [json.loads(line) for line in (short.run / "log.jsonl").read_text().splitlines()]
+    [change] = [row for row in log if "out_of_memory_at_micro_batch" in row]
+    assert change == {"step": 0, "out_of_memory_at_micro_batch": 16, "micro_batch": 8}
+    found = adapter(short.run)
+    shutil.rmtree(short.run)
+    assert short.train(*settings, "train.micro_batch=8") == 0
+    assert adapter(short.run) == found
+
+
+def use_long_rows(house: House) -> None:
+    """Prepare rows of some 450 tokens, whose attention fills memory, in place of the short ones."""
+    path = house.folder / "data/rows.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    texts = [row | {"text": f"{row['text']} " * 6} for row in rows]
+    path.write_text("".join(json.dumps(row) + "\n" for row in texts))
+    house.prepare()
+
+
+TWICE = """
+import os, signal, sys, threading, time
+from pathlib import Path
+from finetune import train
+from finetune.stage import stage
+
+def send():
+    while not list(Path(os.environ["ARTIFACTS_ROOT"]).glob("adapters/tiny/*/checkpoints/step-*6")):
+        time.sleep(0.002)
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
+
+threading.Thread(target=send, daemon=True).start()
+sys.exit(stage("train", train.run, sys.argv[1:]))
+"""
+
+
+def test_a_second_signal_stops_at_once_without_damage(stopped: House) -> None:
+    done = subprocess.run(
+        stopped.command(TWICE),
+        cwd=ROOT,
+        env=os.environ | stopped.environment,
+        capture_output=True,
+        timeout=300,
+    )
+    assert done.returncode == 130
+    assert stopped.train() == 0
+    assert adapter(stopped.run) == adapter(stopped.folder / "alone")
