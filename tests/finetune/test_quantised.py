@@ -11,15 +11,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from finetune.adapter_weights import AdapterWeights, read_adapter
 from finetune.config.model import BaseConfig, BaseKind, ModelConfig
 from finetune.config.plan import Device, HardwareConfig
 from finetune.errors import DataError, MachineError
 from finetune.merge import (
-    AdapterWeights,
     Base,
     merged_tensors,
     nf4_round_trip,
-    read_adapter,
     rounding_ulp,
     write_merged,
 )

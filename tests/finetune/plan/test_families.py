@@ -8,13 +8,14 @@ import pytest
 import tiny
 import torch
 
+from finetune.adapter_weights import read_adapter
 from finetune.architecture import config_of
 from finetune.chat import Encoded
 from finetune.config.model import BaseConfig, BaseKind, ModelConfig
 from finetune.config.plan import Device, HardwareConfig
 from finetune.config.schema import Checkpointing, LoraSettings, TrainConfig
 from finetune.dataset import TrainingRows
-from finetune.merge import Base, read_adapter, write_merged
+from finetune.merge import Base, write_merged
 from finetune.methods import lora_targets
 from finetune.model import load_plain, quantised_modules
 from finetune.plan.settings import AttentionKernel, Settings
