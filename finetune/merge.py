@@ -74,24 +74,16 @@ def nf4_round_trip(weight: Tensor, double_quantisation: bool) -> Tensor:
 def merged_tensors(
     base_tensors: Iterable[tuple[str, Tensor]], adapter: AdapterWeights
 ) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of the base: fp32 sums where the adapter has a delta, every other tensor as it came.
+    """(name, tensor) of the base: in fp32 where the adapter changes it, every other tensor as it came.
 
-    Raises DataError where a delta does not fit its tensor or the sum is not finite.
+    Raises DataError where the adapter does not fit its tensor or the result is not finite.
     """
     for name, tensor in base_tensors:
         module = name.removesuffix(".weight")
         if module not in adapter.factors:
             yield name, tensor
             continue
-        delta = adapter.delta(module)
-        if delta.shape != tensor.shape:
-            raise DataError(
-                f"{name} is {list(tensor.shape)} but the adapter's delta {list(delta.shape)}: another base?"
-            )
-        total = tensor.float() + delta
-        if not torch.isfinite(total).all():
-            raise DataError(f"{name} is not finite after the merge; the adapter or the base is damaged")
-        yield name, total
+        yield name, adapter.merged(module, tensor)
 
 
 def write_merged(base: Base, adapter: AdapterWeights, folder: Path) -> Merged:

@@ -1,6 +1,5 @@
 """TRL's SFTTrainer, set up from the config: what is ours is the order of the rows and the precision."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from finetune.methods import lora_config, require_targets
 from finetune.model import ADAPTER, Loaded, load_base, quantised_modules
 from finetune.rows import read_rows
 from finetune.run_log import RunLog
+from finetune.schedules import schedule_options
 from finetune.tracking import Tracker
 
 
@@ -110,8 +110,7 @@ def sft_config(train: TrainConfig, hardware: HardwareConfig, steps: int, folder:
         gradient_accumulation_steps=train.global_batch // train.micro_batch,
         train_sampling_strategy="sequential",
         learning_rate=train.lr,
-        lr_scheduler_type=train.schedule.name,
-        warmup_steps=math.ceil(steps * train.warmup_fraction),
+        **schedule_options(train, steps),
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
         optim=optimizer.name,

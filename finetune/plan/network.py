@@ -10,7 +10,7 @@ from torch import nn
 
 from finetune.architecture import config_of
 from finetune.config.plan import Device
-from finetune.config.schema import Checkpointing
+from finetune.config.schema import Checkpointing, LoraSettings
 from finetune.methods import lora_targets
 from finetune.plan.experts import grouped_experts, unstack_experts
 from finetune.plan.kernels import FusedNorm, flash_attention, fused_attention
@@ -127,7 +127,7 @@ def _fuse_norms(network: nn.Module) -> None:
 def _lora(network: Any, settings: Settings) -> Any:
     from peft import LoraConfig
 
-    targets = lora_targets(network, settings.targets)
+    targets = lora_targets(network, LoraSettings(targets=list(settings.targets)))
     dropout = 0.1 if settings.dropout else 0.0
     return LoraConfig(r=settings.rank, target_modules=targets, lora_dropout=dropout, task_type="CAUSAL_LM")
 
