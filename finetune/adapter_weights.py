@@ -50,7 +50,8 @@ class Factors:
         if self.magnitude is None:
             return total
         length = torch.linalg.norm(total, dim=1)
-        return (self.magnitude.to(total) / length).unsqueeze(1) * total
+        longer: Tensor = self.magnitude.to(total) / length
+        return longer.unsqueeze(1) * total
 
 
 @dataclass(frozen=True)

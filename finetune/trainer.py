@@ -16,6 +16,7 @@ from finetune.config.plan import Device, HardwareConfig
 from finetune.config.schema import Checkpointing, Optimizer, TrainConfig
 from finetune.console import say
 from finetune.dataset import TrainingRows, encode_rows
+from finetune.dora import start_at_the_base, use_exact_dora
 from finetune.errors import RefusedError
 from finetune.loss import score_trained_positions_only
 from finetune.methods import lora_config, require_targets
@@ -76,6 +77,8 @@ def make_trainer(
         peft_config=lora_config(train.lora, loaded.model),
         processing_class=loaded.tokenizer,
     )
+    use_exact_dora(trainer.model)
+    start_at_the_base(trainer.model)
     trainer.remove_callback(PrinterCallback)  # RunLog says the same in plain lines
     if hardware.device is Device.cpu:
         skip_lossless_casts(trainer.model)

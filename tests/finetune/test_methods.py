@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -16,6 +16,7 @@ from finetune.adapter_weights import AdapterWeights, Factors, read_adapter
 from finetune.config.plan import Device, HardwareConfig
 from finetune.config.schema import Checkpointing, LoraSettings, TrainConfig
 from finetune.dataset import encode_rows
+from finetune.dora import use_exact_dora
 from finetune.errors import ConfigError, DataError
 from finetune.fidelity import Agreement, agreement
 from finetune.merge import Base, merged_tensors, write_merged
@@ -47,8 +48,11 @@ METHODS = {
 }
 
 
-def trained(folder: Path, out: Path, lora: LoraSettings, quantised: bool = True) -> Any:
-    """The trainer after two steps."""
+IDS = torch.randint(5, 200, (4, 32), generator=torch.Generator().manual_seed(0))
+
+
+def untrained(folder: Path, out: Path, lora: LoraSettings, quantised: bool = True) -> Any:
+    """The trainer of two steps before the first."""
     train = TrainConfig(
         max_steps=2,
         global_batch=4,
@@ -59,7 +63,12 @@ def trained(folder: Path, out: Path, lora: LoraSettings, quantised: bool = True)
         lora=lora,
     )
     loaded = tiny.loaded_model(folder, quantised)
-    trainer = make_trainer(loaded, encode_rows(ROWS, loaded.renderer, train), train, CPU, out)
+    return make_trainer(loaded, encode_rows(ROWS, loaded.renderer, train), train, CPU, out)
+
+
+def trained(folder: Path, out: Path, lora: LoraSettings, quantised: bool = True) -> Any:
+    """The trainer after two steps."""
+    trainer = untrained(folder, out, lora, quantised)
     before = {name: value.detach().clone() for name, value in trainable(trainer.model).items()}
     trainer.train()
     after = trainable(trainer.model)
@@ -88,13 +97,12 @@ def compared(trainer: Any, folder: Path, out: Path) -> tuple[Agreement, Agreemen
     """Merged weights against PEFT's own adapter, and the base against it, both in fp32."""
     trainer.model.save_pretrained(out / "adapter")
     base = Base(folder, frozenset(quantised_modules(trainer.model)), True, "cpu")
-    ids = torch.randint(5, 200, (4, 32), generator=torch.Generator().manual_seed(0))
     plain = fp32(folder, base)
-    without = logits(plain, ids)
-    adapted = logits(PeftModel.from_pretrained(plain, out / "adapter").eval(), ids)
+    without = logits(plain, IDS)
+    adapted = logits(PeftModel.from_pretrained(plain, out / "adapter").eval(), IDS)
     merged = fp32(folder, base)
     merged.load_state_dict(dict(merged_tensors(base.tensors(), read_adapter(out / "adapter"))), strict=True)
-    return agreement(adapted, logits(merged, ids)), agreement(adapted, without)
+    return agreement(adapted, logits(merged, IDS)), agreement(adapted, without)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -159,17 +167,38 @@ def test_dora_by_hand() -> None:
     assert factors.merged(weight).tolist() == [[6.0, 8.0], [0.0, 1.0]]
 
 
-def test_an_untrained_dora_merges_to_the_dequantised_base_exactly(
-    tiny_model_folder: Path, tmp_path: Path
+@pytest.mark.parametrize("quantised", [True, False])
+def test_an_untrained_dora_is_the_base_exactly(
+    quantised: bool, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    from peft import get_peft_model
-
-    loaded = tiny.loaded_model(tiny_model_folder)
-    network = get_peft_model(loaded.model, lora_config(METHODS["dora"], loaded.model))
-    network.save_pretrained(tmp_path)
-    base = Base(tiny_model_folder, frozenset(quantised_modules(network)), True, "cpu")
+    trainer = untrained(tiny_model_folder, tmp_path, METHODS["dora"], quantised)
+    trainer.model.save_pretrained(tmp_path)
+    base = Base(tiny_model_folder, frozenset(quantised_modules(trainer.model)), True, "cpu")
     merged = dict(merged_tensors(base.tensors(), read_adapter(tmp_path)))
     assert all(torch.equal(merged[name].to(tensor), tensor) for name, tensor in base.tensors())
+
+
+def test_exact_dora_is_pefts_in_fp32(tiny_model_folder: Path) -> None:
+    """Outputs and gradients, dropout's copy of the base output included; evaluation keeps no stale lengths."""
+    found = []
+    for exact in (False, True):
+        torch.manual_seed(0)
+        plain = AutoModelForCausalLM.from_pretrained(tiny_model_folder, dtype=torch.float32)
+        network = get_peft_model(plain, lora_config(METHODS["dora, dropout"], plain))
+        if exact:
+            use_exact_dora(network)
+        for value in trainable(network).values():
+            value.data += 0.05 * torch.randn(value.shape)
+        loss = network.train()(input_ids=IDS, labels=IDS).loss
+        loss.backward()
+        evaluated = [logits(network.eval(), IDS)]
+        with torch.no_grad():
+            for value in trainable(network).values():
+                value.mul_(1.1)
+        evaluated.append(logits(network, IDS))
+        found.append([loss.detach(), *evaluated, *(value.grad for value in trainable(network).values())])
+    for theirs, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_tied_embeddings_are_never_touched(tmp_path: Path) -> None:
