@@ -1,6 +1,5 @@
 """Validation between the steps of a real run on the 2-layer Llama."""
 
-import copy
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -70,11 +69,13 @@ def test_the_loss_is_the_mean_over_trained_tokens_at_any_batch(
     tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     trainer, loaded = trainer_of(tiny_model_folder, tmp_path, quantised=False)
-    trainer.train()
-    network = trainer.model.float()
+    network = trainer.model.float()  # not trained yet: accelerate would put an autocast around it
+    for name, value in network.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(value, std=0.05)
     rows = encoded(loaded)
-    expected, tokens = by_hand(copy.deepcopy(network), rows)
     means = [validation_loss(network, rows, count, 1000, mixed=False) for count in (1, 3, 8)]
+    expected, tokens = by_hand(network, rows)
     assert {found.tokens for found in means} == {tokens}
     assert [found.loss for found in means] == pytest.approx([expected] * 3, abs=1e-5)
     # the mean of the rows' means is another number: the answers differ in length
@@ -124,10 +125,7 @@ def state_of(network: Any) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(
-    "lora", [LoraSettings(rank=4, dropout=0.1), LoraSettings(rank=4, dropout=0.1, dora=True)]
-)
-@pytest.mark.parametrize("checkpointing", [Checkpointing.none, Checkpointing.full])
+@pytest.mark.parametrize(("checkpointing", "dora"), [(Checkpointing.none, False), (Checkpointing.full, True)])
 def test_a_run_that_validates_ends_with_the_very_adapter_of_one_that_does_not(
     checkpointing: Checkpointing, dora: bool, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
@@ -181,6 +179,6 @@ def test_exact_match_is_the_share_of_right_greedy_answers(tiny_model_folder: Pat
 def test_without_rows_there_is_nothing_to_validate(tiny_model_folder: Path, tmp_path: Path) -> None:
     trainer, loaded = trainer_of(tiny_model_folder, tmp_path)
     with pytest.raises(ConfigError, match=r"val\.jsonl holds no row"):
-        validation_loss(trainer.model, [], 100)
+        validation_loss(trainer.model, [], 2, 100)
     with pytest.raises(ConfigError, match=r"val\.jsonl holds no row"):
         exact_match(loaded, [], 4)
