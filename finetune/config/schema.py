@@ -81,7 +81,7 @@ class LoraSettings:
     layers: list[int] | None = None
     """Numbers of the layers that get adapters, from 0. None: all."""
     rank_pattern: dict[str, int] = field(default_factory=dict)
-    """Another rank where the end of a module's name matches, as {q_proj: 8, "layers.0.mlp.up_proj": 32}."""
+    """Another rank where the end of a module's name matches, as {q_proj: 8, layers.0.mlp.up_proj: 32}."""
     alpha_pattern: dict[str, int] = field(default_factory=dict)
     """The same for alpha."""
 
