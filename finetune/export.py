@@ -42,8 +42,9 @@ def run(run: RunConfig) -> Artifact:
 
 
 def _export(run: RunConfig, inputs: dict[str, Artifact], output: Output) -> None:
+    from finetune.adapter_weights import read_adapter
     from finetune.fidelity import as_trained, measure, told
-    from finetune.merge import read_adapter, write_merged
+    from finetune.merge import write_merged
     from finetune.model import ADAPTER
     from finetune.model_card import model_card
 

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune.adapter_weights import read_adapter
 from finetune.artifacts import Artifact
 from finetune.config import RunConfig
 from finetune.config.plan import Device
 from finetune.config.schema import ExportConfig
-from finetune.merge import Base, merged_tensors, read_adapter
+from finetune.merge import Base, merged_tensors
 from finetune.model import ADAPTER, attach_trained, load_base, load_plain
 from finetune.probe import Probe, encode, logits_of, probe, probe_fresh
 from finetune.rows import read_rows

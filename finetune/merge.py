@@ -1,7 +1,7 @@
 """Adapter into base, one tensor at a time: fp32 sums, one rounding, nothing else touched."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,26 +9,13 @@ from typing import Any
 import bitsandbytes.functional as bnb
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from finetune.adapter_weights import AdapterWeights
 from finetune.errors import DataError
 
-PREFIX = "base_model.model."
 INDEX = "model.safetensors.index.json"
-
-
-@dataclass(frozen=True)
-class AdapterWeights:
-    """LoRA factors by the base's module name, and the factor alpha / r of their product."""
-
-    factors: Mapping[str, tuple[Tensor, Tensor]]
-    scaling: float
-
-    def delta(self, module: str) -> Tensor:
-        """B A alpha / r in fp32 (LoRA, arXiv 2106.09685, section 4.1); shape [out, in]."""
-        down, up = self.factors[module]
-        return (up.float() @ down.float()) * self.scaling
 
 
 @dataclass
@@ -37,32 +24,6 @@ class Merged:
 
     changed: list[str] = field(default_factory=list)
     max_rounding_ulp: float = 0.0
-
-
-def read_adapter(folder: Path) -> AdapterWeights:
-    """The plain LoRA weights that PEFT saved. Raises DataError on anything a merge would lose."""
-    config = json.loads((folder / "adapter_config.json").read_text())
-    lost = [
-        key
-        for key in ("use_dora", "use_rslora", "modules_to_save", "rank_pattern", "alpha_pattern")
-        if config.get(key)
-    ]
-    if lost or config.get("bias", "none") != "none":
-        raise DataError(
-            f"{folder}: the adapter uses {', '.join(lost) or 'bias'}, which this merge does not know"
-        )
-    down: dict[str, Tensor] = {}
-    up: dict[str, Tensor] = {}
-    for name, tensor in load_file(folder / "adapter_model.safetensors").items():
-        module, _, factor = name.removeprefix(PREFIX).rpartition(".lora_")
-        if factor not in ("A.weight", "B.weight"):
-            raise DataError(f"{folder}: tensor {name} is not a LoRA factor, so a merge would lose it")
-        (down if factor == "A.weight" else up)[module] = tensor
-    if down.keys() != up.keys() or not down:
-        raise DataError(f"{folder}: {len(down)} A and {len(up)} B factors do not pair up")
-    return AdapterWeights(
-        {name: (down[name], up[name]) for name in sorted(down)}, config["lora_alpha"] / config["r"]
-    )
 
 
 def shards(base: Path) -> list[Path]:
@@ -113,24 +74,16 @@ def nf4_round_trip(weight: Tensor, double_quantisation: bool) -> Tensor:
 def merged_tensors(
     base_tensors: Iterable[tuple[str, Tensor]], adapter: AdapterWeights
 ) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of the base: fp32 sums where the adapter has a delta, every other tensor as it came.
+    """(name, tensor) of the base: in fp32 where the adapter changes it, every other tensor as it came.
 
-    Raises DataError where a delta does not fit its tensor or the sum is not finite.
+    Raises DataError where the adapter does not fit its tensor or the result is not finite.
     """
     for name, tensor in base_tensors:
         module = name.removesuffix(".weight")
         if module not in adapter.factors:
             yield name, tensor
             continue
-        delta = adapter.delta(module)
-        if delta.shape != tensor.shape:
-            raise DataError(
-                f"{name} is {list(tensor.shape)} but the adapter's delta {list(delta.shape)}: another base?"
-            )
-        total = tensor.float() + delta
-        if not torch.isfinite(total).all():
-            raise DataError(f"{name} is not finite after the merge; the adapter or the base is damaged")
-        yield name, total
+        yield name, adapter.merged(module, tensor)
 
 
 def write_merged(base: Base, adapter: AdapterWeights, folder: Path) -> Merged:

@@ -140,7 +140,10 @@ def attach_trained(loaded: Loaded, adapter: Artifact) -> Loaded:
     """The same model with a trained adapter on it; `model.disable_adapter()` gives the base back."""
     from peft import PeftModel
 
+    from finetune.dora import use_exact_dora
+
     network = PeftModel.from_pretrained(loaded.model, adapter.path(ADAPTER))
+    use_exact_dora(network)
     return Loaded(network.eval(), loaded.tokenizer, loaded.renderer)
 
 

@@ -1,6 +1,5 @@
 """TRL's SFTTrainer, set up from the config: what is ours is the order of the rows and the precision."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,12 @@ from trl.models import enable_selective_activation_checkpointing
 from finetune.config.plan import Device, HardwareConfig
 from finetune.config.schema import Checkpointing, Optimizer, TrainConfig
 from finetune.dataset import TrainingRows
+from finetune.dora import start_at_the_base, use_exact_dora
 from finetune.exact_trainer import ExactTrainer
 from finetune.loss import score_trained_positions_only
 from finetune.methods import lora_config, require_targets
 from finetune.model import Loaded
+from finetune.schedules import schedule_options
 
 
 def make_trainer(
@@ -38,6 +39,8 @@ def make_trainer(
         rows=data,
         train=train,
     )
+    use_exact_dora(trainer.model)
+    start_at_the_base(trainer.model)
     trainer.remove_callback(PrinterCallback)  # RunLog says the same in plain lines
     if hardware.device is Device.cpu:
         skip_lossless_casts(trainer.model)
@@ -72,8 +75,7 @@ def sft_config(train: TrainConfig, hardware: HardwareConfig, steps: int, folder:
         gradient_accumulation_steps=train.global_batch // train.micro_batch,
         train_sampling_strategy="sequential",
         learning_rate=train.lr,
-        lr_scheduler_type=train.schedule.name,
-        warmup_steps=math.ceil(steps * train.warmup_fraction),
+        **schedule_options(train, steps),
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
         optim=optimizer.name,

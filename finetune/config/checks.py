@@ -9,6 +9,7 @@ from finetune.config.data_checks import data_problems, kind_problems
 from finetune.config.model import Attention, BaseKind
 from finetune.config.plan import Device
 from finetune.config.schema import Checkpointing, Optimizer, RunConfig, TrainConfig
+from finetune.config.train_checks import train_problems
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
@@ -43,6 +44,7 @@ def check(run: RunConfig) -> list[str]:
         *kind_problems("model.base", run.model.base, BASE_FIELDS, set()),
         *data_problems(run.data),
         *_batch(run.train),
+        *train_problems(run.train),
         *_memory_savers(run),
         *_eval(run),
         *_device(run),

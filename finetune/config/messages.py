@@ -20,6 +20,10 @@ def one_line(error: BaseException) -> str:
     unknown = re.search(r"Key '([^']+)' not in '(\w+)'", text)
     if unknown:
         return _unknown_key(key or unknown[1], unknown[1], unknown[2])
+    entry = re.search(r"Key '([^']+)' is not in struct", text)
+    if entry:
+        table = key.removesuffix(f".{entry[1]}")
+        return f"{table} has no entry {entry[1]} yet; on the command line ++{table}={{{entry[1]}:…}} adds it"
     if "Could not override" in text and "No match in the defaults list" in text:
         group = re.search(r"Could not override '([^']+)'", text)
         return f"{group[1] if group else key}: no such group; see conf/ for the groups"

@@ -38,6 +38,19 @@ class Schedule(Enum):
     cosine = "cosine"
     linear = "linear"
     constant_with_warmup = "constant_with_warmup"
+    cosine_with_min_lr = "cosine_with_min_lr"
+    """Down to min_lr instead of 0."""
+    warmup_stable_decay = "warmup_stable_decay"
+    """Constant after the warm-up; a cosine down to min_lr over the last decay_fraction of the steps."""
+
+
+class BestMetric(Enum):
+    """What tells the best validation of a run from the others."""
+
+    validation_loss = "validation_loss"
+    """Mean over all trained tokens of the validation rows: lower is better."""
+    exact_match = "exact_match"
+    """Share of validation rows whose greedy answer is the right one: higher is better. Takes longer: it generates."""
 
 
 class TaskKind(Enum):
@@ -60,9 +73,20 @@ class LoraSettings:
     rank: int = 16
     """Adapter rank. Memory and capacity grow with it; 16 is enough for extraction tasks."""
     alpha: int = 32
+    """The product of the factors counts alpha / rank times."""
     dropout: float = 0.0
+    rslora: bool = False
+    """alpha / sqrt(rank) instead: what a large rank adds is not scaled away (arXiv 2312.03732)."""
+    dora: bool = False
+    """Learn the length of each output's weights apart from their direction (DoRA, arXiv 2402.09353)."""
     targets: list[str] = field(default_factory=lambda: ["all-linear"])
     """Module names, or all-linear: every linear layer but the head (QLoRA, arXiv 2305.14314)."""
+    layers: list[int] | None = None
+    """Numbers of the layers that get adapters, from 0. None: all."""
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    """Another rank where the end of a module's name matches, as {q_proj: 8, layers.0.mlp.up_proj: 32}."""
+    alpha_pattern: dict[str, int] = field(default_factory=dict)
+    """The same for alpha."""
 
 
 @dataclass
@@ -78,6 +102,11 @@ class TrainConfig:
     lr: float = 2e-4
     schedule: Schedule = Schedule.cosine
     warmup_fraction: float = 0.05
+    """Share of the steps over which lr rises from 0."""
+    decay_fraction: float | None = None
+    """schedule=warmup_stable_decay: share of the steps over which lr falls at the end."""
+    min_lr: float | None = None
+    """Where lr ends. cosine_with_min_lr needs it; of warmup_stable_decay None means 0."""
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     optimizer: Optimizer = Optimizer.auto
@@ -105,6 +134,18 @@ class TrainConfig:
     goes on from them."""
     spike_deviations: float = field(default=6.0, metadata=OPERATIONAL)
     """A step's loss so many robust standard deviations above the last steps' median is logged with its row ids."""
+    validate_every_steps: int | None = None
+    """Optimizer steps from one validation on val.jsonl to the next; the last step is validated too. None: never."""
+    validation_rows: int | None = None
+    """Validate on the first so many rows of val.jsonl. None: on all."""
+    best_metric: BestMetric = BestMetric.validation_loss
+    """What patience and keep_best go by."""
+    keep_best: bool = True
+    """Of a validated run, the adapter of the best validation is the result, not that of the last step."""
+    patience: int | None = None
+    """Validations in a row without a gain after which the run stops. None: run to the end."""
+    min_delta: float = 0.0
+    """A validation that is better by no more than this is no gain."""
     lora: LoraSettings = field(default_factory=LoraSettings)
 
 

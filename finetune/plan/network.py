@@ -10,8 +10,9 @@ from torch import nn
 
 from finetune.architecture import config_of
 from finetune.config.plan import Device
-from finetune.config.schema import Checkpointing
-from finetune.methods import lora_targets
+from finetune.config.schema import Checkpointing, LoraSettings
+from finetune.dora import magnitudes_without_content, use_exact_dora
+from finetune.methods import lora_config
 from finetune.plan.experts import grouped_experts, unstack_experts
 from finetune.plan.kernels import FusedNorm, flash_attention, fused_attention
 from finetune.plan.settings import AttentionKernel, Settings, Upcast
@@ -40,9 +41,11 @@ def build(settings: Settings, layers: int) -> Any:
         _fuse_norms(network)
     if settings.quantised:
         _quantise(network, settings)
-    network = get_peft_model(
-        network, _lora(network, settings), low_cpu_mem_usage=True
-    )  # adapters on meta too
+    with magnitudes_without_content():
+        network = get_peft_model(
+            network, _lora(network, settings), low_cpu_mem_usage=True
+        )  # adapters on meta too
+    use_exact_dora(network)
     for module in network.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
             module.cast_input_dtype_enabled = not settings.autocast
@@ -125,11 +128,15 @@ def _fuse_norms(network: nn.Module) -> None:
 
 
 def _lora(network: Any, settings: Settings) -> Any:
-    from peft import LoraConfig
-
-    targets = lora_targets(network, settings.targets)
-    dropout = 0.1 if settings.dropout else 0.0
-    return LoraConfig(r=settings.rank, target_modules=targets, lora_dropout=dropout, task_type="CAUSAL_LM")
+    lora = LoraSettings(
+        rank=settings.rank,
+        dropout=0.1 if settings.dropout else 0.0,
+        dora=settings.dora,
+        targets=list(settings.targets),
+        layers=None if settings.layers is None else list(settings.layers),
+        rank_pattern=dict(settings.rank_pattern),
+    )
+    return lora_config(lora, network)
 
 
 def give_fake_weights(network: Any, settings: Settings) -> None:

@@ -1,6 +1,6 @@
 """What is asked of the planner: the configured step, and the work that the prepared rows make."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,10 @@ from finetune.chat import IGNORE
 from finetune.config import RunConfig
 from finetune.config.model import Attention, Quantisation
 from finetune.config.plan import Device
-from finetune.config.schema import Optimizer, TrainConfig
+from finetune.config.schema import LoraSettings, Optimizer, TrainConfig
 from finetune.dataset import TrainingRows, steps
 from finetune.errors import ConfigError
-from finetune.methods import ALL_LINEAR
+from finetune.methods import lora_problems
 from finetune.plan.settings import AttentionKernel, Settings
 from finetune.rows import read_rows
 
@@ -89,6 +89,9 @@ def settings_of(run: RunConfig, architecture: Mapping[str, Any], work: Workload)
         checkpoint_every=train.checkpoint_every,
         offload=train.offload_activations,
         dropout=train.lora.dropout > 0,
+        layers=None if train.lora.layers is None else tuple(train.lora.layers),
+        rank_pattern=dict(train.lora.rank_pattern),
+        dora=train.lora.dora,
         attention=_kernel(run),
         gpus=run.plan.gpus,
         device=run.hardware.device,
@@ -102,38 +105,29 @@ def _kernel(run: RunConfig) -> AttentionKernel:
 
 
 def require_possible(run: RunConfig, architecture: Mapping[str, Any]) -> None:
-    """Raises ConfigError where rows are longer than the model's positions, or a rank exceeds an adapted layer."""
+    """Raises ConfigError where rows are longer than the model's positions, or the model cannot have the adapter."""
     problems = []
     positions = architecture.get("max_position_embeddings")
     if positions is not None and run.train.max_tokens > positions:
         problems.append(
             f"train.max_tokens={run.train.max_tokens} exceeds the {positions} positions of model={run.model.name}"
         )
-    name, width = narrowest(architecture, run.train.lora.targets)
-    if run.train.lora.rank > width:
-        problems.append(
-            f"train.lora.rank={run.train.lora.rank} exceeds the {width} of layer {name}; a rank above it adds nothing"
-        )
+    problems += lora_problems(_without_weights(architecture, run.train.lora), run.train.lora)
     if problems:
         raise ConfigError(problems)
 
 
-def narrowest(architecture: Mapping[str, Any], targets: Sequence[str]) -> tuple[str, int]:
-    """The adapted layer of the smallest width, in or out, and that width; read off one layer of the model."""
+def _without_weights(architecture: Mapping[str, Any], lora: LoraSettings) -> Any:
+    """The model on the meta device; as deep as it is where settings name single layers, else a few layers of it."""
     import torch
     from transformers import AutoModelForCausalLM, initialization
 
+    from finetune.plan.network import shallow
+
+    named = lora.layers is not None or lora.rank_pattern or lora.alpha_pattern
+    depth = architecture["num_hidden_layers"] if named else LAYERS_READ
     with torch.device("meta"), initialization.no_init_weights():
-        network = AutoModelForCausalLM.from_config(
-            config_of({**architecture, "num_hidden_layers": LAYERS_READ})
-        )
-    widths = {
-        name.rsplit(".", 1)[-1]: min(module.in_features, module.out_features)
-        for name, module in network.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not network.get_output_embeddings()
-    }
-    chosen = {name: width for name, width in widths.items() if list(targets) == ALL_LINEAR or name in targets}
-    return min((chosen or widths).items(), key=lambda item: item[1])
+        return AutoModelForCausalLM.from_config(config_of(shallow(architecture, depth)))
 
 
 LAYERS_READ = 2

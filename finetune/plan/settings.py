@@ -62,6 +62,12 @@ class Settings:
     targets: tuple[str, ...] = ("all-linear",)
     lora_bytes: int = 4
     """Bytes of a LoRA weight: 4 (fp32), or 2 (bf16)."""
+    layers: tuple[int, ...] | None = None
+    """Numbers of the layers that are adapted. None: all."""
+    rank_pattern: Mapping[str, int] = field(default_factory=dict, hash=False)
+    """Another rank where the end of a module's name matches. Alpha and rsLoRA change neither memory nor time."""
+    dora: bool = False
+    """A magnitude for each output, and the lengths of the adapted rows in every pass (finetune.dora)."""
     quantised: bool = True
     double_quantised: bool = True
     autocast: bool = True

@@ -75,10 +75,15 @@ def _from_shallow(settings: Settings, record: Callable[[Settings, int], Recordin
     """
     depth, first, period = settings.architecture["num_hidden_layers"], *repeating_layers(settings)
     times, rest = divmod(depth - first - 1, period)
-    if times < 2:  # noqa: PLR2004
+    if times < 2 or not adapted_alike(settings):  # noqa: PLR2004
         return sharded(replay(record(settings, depth), range(0), 1), settings)
     found = record(settings, first + period + rest + 1)
     return sharded(replay(found, range(first, first + period), times), settings)
+
+
+def adapted_alike(settings: Settings) -> bool:
+    """Whether every layer has the same adapters: the bare name of a module cannot tell one layer from another."""
+    return settings.layers is None and all(pattern.isidentifier() for pattern in settings.rank_pattern)
 
 
 def repeating_layers(settings: Settings) -> tuple[int, int]:

@@ -11,15 +11,14 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from finetune.adapter_weights import AdapterWeights, Factors, read_adapter
 from finetune.config.model import BaseConfig, BaseKind, ModelConfig
 from finetune.config.plan import Device, HardwareConfig
 from finetune.errors import DataError, MachineError
 from finetune.merge import (
-    AdapterWeights,
     Base,
     merged_tensors,
     nf4_round_trip,
-    read_adapter,
     rounding_ulp,
     write_merged,
 )
@@ -123,7 +122,7 @@ def test_the_merge_equals_pefts_on_the_dequantised_model(tiny_model_folder: Path
 
 def test_the_delta_is_b_times_a_times_alpha_over_r() -> None:
     down, up = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [4.0]])
-    adapter = AdapterWeights({"layer": (down, up)}, scaling=0.5)
+    adapter = AdapterWeights({"layer": Factors(down, up, scaling=0.5)})
     (merged,) = merged_tensors([("layer.weight", torch.ones(2, 2, dtype=torch.bfloat16))], adapter)
     assert merged[1].tolist() == [[2.5, 4.0], [3.0, 5.0]]
 
@@ -133,7 +132,7 @@ def test_the_delta_is_b_times_a_times_alpha_over_r() -> None:
     [(torch.ones(3, 2), "another base"), (torch.full((2, 2), float("inf")), "not finite")],
 )
 def test_a_tensor_that_cannot_be_right_stops_the_merge(tensor: torch.Tensor, told: str) -> None:
-    adapter = AdapterWeights({"layer": (torch.ones(1, 2), torch.ones(2, 1))}, scaling=1.0)
+    adapter = AdapterWeights({"layer": Factors(torch.ones(1, 2), torch.ones(2, 1), scaling=1.0)})
     with pytest.raises(DataError, match=told):
         list(merged_tensors([("layer.weight", tensor)], adapter))
 
@@ -152,9 +151,7 @@ def test_an_adapter_of_another_base_is_refused(tiny_model_folder: Path, tmp_path
         )
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("use_dora", True), ("modules_to_save", ["lm_head"]), ("bias", "all")]
-)
+@pytest.mark.parametrize(("key", "value"), [("modules_to_save", ["lm_head"]), ("bias", "all")])
 def test_what_a_merge_would_lose_is_refused(
     tiny_model_folder: Path, tmp_path: Path, key: str, value: Any
 ) -> None:

@@ -8,14 +8,14 @@ import pytest
 import tiny
 import torch
 
+from finetune.adapter_weights import read_adapter
 from finetune.architecture import config_of
 from finetune.chat import Encoded
 from finetune.config.model import BaseConfig, BaseKind, ModelConfig
 from finetune.config.plan import Device, HardwareConfig
 from finetune.config.schema import Checkpointing, LoraSettings, TrainConfig
 from finetune.dataset import TrainingRows
-from finetune.merge import Base, read_adapter, write_merged
-from finetune.methods import lora_targets
+from finetune.merge import Base, write_merged
 from finetune.model import load_plain, quantised_modules
 from finetune.plan.settings import AttentionKernel, Settings
 from finetune.plan.simulate import simulate
@@ -123,8 +123,7 @@ def test_a_family_is_quantised_trained_merged_and_loaded_and_its_memory_was_know
 ) -> None:
     base, facts = family
     loaded = tiny.loaded_model(base)
-    targets = lora_targets(loaded.model, ["all-linear"])
-    lora = LoraSettings(rank=RANK, targets=[targets] if isinstance(targets, str) else targets)
+    lora = LoraSettings(rank=RANK)
     train = TrainConfig(
         max_steps=2, global_batch=ROWS, micro_batch=ROWS, lr=1e-2, lora=lora, checkpointing=Checkpointing.none
     )
