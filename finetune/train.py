@@ -6,6 +6,7 @@ from finetune import artifacts, base, tracking
 from finetune.artifacts import Artifact, Spec, input_record
 from finetune.config import RunConfig
 from finetune.console import say
+from finetune.kept_base import training_base
 from finetune.licences import require_lawful
 from finetune.plan.stage import make_plan, require_fit
 from finetune.stage import stage
@@ -21,10 +22,11 @@ def run(run: RunConfig) -> Artifact:
     with artifacts.writing(run.paths, spec, move_current=run.run is None) as output:
         if output.finished is None:
             output.overrides = require_fit(run, make_plan(run, licences, data))
+            weights = training_base(run, pinned)
             from finetune.trainer import train_adapter  # torch and TRL: seconds that a refusal must not cost
 
             with tracking.open_run(run, "train", spec.run()) as tracker:
-                train_adapter(run, data, pinned, output, tracker)
+                train_adapter(run, data, weights, output, tracker)
         else:
             say("already trained with these settings; nothing to do")
     return output.made()

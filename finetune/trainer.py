@@ -11,7 +11,7 @@ from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 from trl.models import enable_selective_activation_checkpointing
 
-from finetune.artifacts import Artifact, Output
+from finetune.artifacts import Artifact, Output, input_record
 from finetune.config import RunConfig
 from finetune.config.plan import Device, HardwareConfig
 from finetune.config.schema import Checkpointing, Optimizer, TrainConfig
@@ -20,15 +20,15 @@ from finetune.dataset import TrainingRows, encode_rows
 from finetune.errors import RefusedError
 from finetune.loss import score_trained_positions_only
 from finetune.methods import lora_config, require_targets
-from finetune.model import ADAPTER, Loaded, load_base, quantised_modules
+from finetune.model import ADAPTER, Loaded, TrainedOn, load_base, quantised_modules
 from finetune.rows import read_rows
 from finetune.run_log import RunLog
 from finetune.tracking import Tracker
 
 
-def train_adapter(run: RunConfig, data: Artifact, pinned: Artifact, output: Output, tracker: Tracker) -> None:
+def train_adapter(run: RunConfig, data: Artifact, base: TrainedOn, output: Output, tracker: Tracker) -> None:
     """Load, train, save: the adapter, log.jsonl, counts and facts of one run go into `output`."""
-    loaded = load_base(pinned, run.model, run.hardware)
+    loaded = load_base(base.read, run.model, run.hardware)
     rows = encode_rows(read_rows(data.path("train.jsonl")), loaded.renderer, run.train)
     counts = rows.counts
     say(
@@ -43,15 +43,16 @@ def train_adapter(run: RunConfig, data: Artifact, pinned: Artifact, output: Outp
     require_finite(trainer.model)
     trainer.model.save_pretrained(output.path(ADAPTER))
     output.counts = dict(counts)
-    output.facts = _facts(run, loaded, pinned, quantised_modules(trainer.model))
+    output.facts = _facts(run, loaded, base, quantised_modules(trainer.model))
     tracker.log({f"count/{key}": value for key, value in counts.items()})
 
 
-def _facts(run: RunConfig, loaded: Any, pinned: Artifact, quantised: list[str]) -> dict[str, Any]:
+def _facts(run: RunConfig, loaded: Any, base: TrainedOn, quantised: list[str]) -> dict[str, Any]:
     return {
         "base_repo": run.model.base.repo,
-        "base_weights": pinned.manifest.content,
-        "base_revision": pinned.manifest.config["base"].get("revision"),
+        "base_weights": base.pinned.manifest.content,
+        "quantised_base": input_record(base.read) if base.read is not base.pinned else None,
+        "base_revision": base.pinned.manifest.config["base"].get("revision"),
         "quantised": quantised,
         "template": loaded.renderer.template_hash(),
         "seed": run.train.seed,
