@@ -1,6 +1,7 @@
 """The quantised base on disk: the network that quantising while loading gives, bit for bit, made once, never half."""
 
 import importlib.metadata
+import json
 import os
 import shutil
 import signal
