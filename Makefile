@@ -14,12 +14,13 @@ train_MODULE := finetune.train
 eval_MODULE := eval.evaluate
 export_MODULE := finetune.export
 fetch-base_MODULE := finetune.fetch_base
+quantise-base_MODULE := finetune.quantise
 
 STAGE = $(BIN)/python -m $($@_MODULE) experiment=$(CONF) $(if $(RUN),"run='$(RUN)'") $(ARGS)
 CHOICES = ls conf/experiment $(if $(CONF_DIR),"$(CONF_DIR)/experiment" 2>/dev/null) | sed -n 's/\.yaml$$//p' | sort | paste -sd ' '
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo all fetch-base preflight show test check fix check-conf $(STAGES)
+.PHONY: help setup demo all fetch-base quantise-base preflight show test check fix check-conf $(STAGES)
 
 help: ## list the commands
 	@grep -hE '^[a-z][a-z -]*:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 28
@@ -44,6 +45,9 @@ all: check-conf $(READY) ## prepare, plan, train, eval, export; stops at the fir
 
 fetch-base: check-conf $(READY) ## copy the base once and pin it; FROM=<folder>, s3://… or hub, else where the config says
 	@$(STAGE) $(if $(FROM),"model.base.source='$(FROM)'")
+
+quantise-base: check-conf $(READY) ## the base in 4 bits, once; train makes it itself, eval and export read it too
+	@$(STAGE)
 
 prepare: check-conf $(READY) ## private documents to train, val and test files
 	@$(STAGE)

@@ -48,7 +48,7 @@ def models(
 
     One process, one set of 4-bit weights, the same prompts and batches: only the adapter differs.
     """
-    loaded = attach_trained(load_base(inputs.base, inputs.model(), hardware), inputs.adapter)
+    loaded = attach_trained(load_base(inputs.weights, inputs.model(), hardware), inputs.adapter)
     prompts = [loaded.renderer.prompt_ids(row["messages"]) for row in test]
     _require_room(loaded, test, config.max_new_tokens)
     with loaded.model.disable_adapter():

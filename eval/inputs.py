@@ -11,16 +11,18 @@ from finetune.config import RunConfig, recorded
 from finetune.config.data import DataConfig
 from finetune.config.model import ModelConfig
 from finetune.errors import DataError
+from finetune.model import trained_on
 from finetune.rows import read_rows
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Three finished artifacts whose hashes fit together."""
+    """Three finished artifacts whose hashes fit together, and the base's weights as they are read."""
 
     adapter: Artifact
     data: Artifact
     base: Artifact
+    weights: Artifact
 
     def records(self) -> dict[str, dict[str, str]]:
         """What the report's manifest names as inputs; the adapter's own names the base."""
@@ -60,4 +62,5 @@ def open_inputs(run: RunConfig) -> Inputs:
         artifacts.require_input(adapter, "data", data)
     else:
         data = artifacts.open_input(run.paths, adapter, "data")
-    return Inputs(adapter, data, artifacts.open_input(run.paths, adapter, "base"))
+    pinned = artifacts.open_input(run.paths, adapter, "base")
+    return Inputs(adapter, data, pinned, trained_on(run.paths, adapter, pinned).read)

@@ -127,18 +127,19 @@ def _gathered(run: RunConfig, source: Source, ships: list[str], staging: Path) -
     if ignored:
         say(f"not copied: {listing(ignored)} (code, and weights that are not loaded)")
     fetched = bytes_below(source.folder) if staging in source.folder.parents else 0
-    _require_room(total - fetched, staging)
+    require_room(total - fetched, staging, "the base")
     with growing(staging, total, "fetched"):
         source.fetch(heavy)
     require_whole(source.folder, heavy, source.said)
     return names
 
 
-def _require_room(needed: int, folder: Path) -> None:
+def require_room(needed: int, folder: Path, what: str) -> None:
+    """Raise MachineError where `needed` bytes of `what` do not fit on the disk of `folder`."""
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise MachineError(
-            f"{folder.parent}: the base needs {gigabytes(needed)} and {gigabytes(free)} are free; free some space, or "
+            f"{folder.parent}: {what} needs {gigabytes(needed)} and {gigabytes(free)} are free; free some space, or "
             "set ARTIFACTS_ROOT to another disk"
         )
 
@@ -155,7 +156,7 @@ def _pinned(run: RunConfig, source: Source, names: list[str], before: Artifact |
     spec = Spec("base", 2, run.model.name, identity, {"source": record})
     with writing(run.paths, spec, move_current=True) as output:
         if output.finished is None and source.gguf:
-            _require_room(converted_bytes(source.folder / names[0]), output.folder)
+            require_room(converted_bytes(source.folder / names[0]), output.folder, "the base")
             say(f"converting the base {run.model.name} once to bf16 safetensors, from {source.said}")
             convert(source.folder / names[0], output, run.model)
         elif output.finished is None:

@@ -106,6 +106,17 @@ def weights(folder: Path, names: Collection[str], where: str) -> list[str]:
     return shards
 
 
+def shards(base: Path) -> list[Path]:
+    """The base's weight files in order. Raises DataError where its index names one that is missing."""
+    if not (base / INDEX).is_file():
+        return sorted(base.glob("*.safetensors"))
+    named = sorted(set(json.loads((base / INDEX).read_text())["weight_map"].values()))
+    missing = [name for name in named if not (base / name).is_file()]
+    if missing:
+        raise DataError(f"{base / INDEX} names {missing[0]}, which is not there")
+    return [base / name for name in named]
+
+
 def left_out(names: Collection[str], copied: Collection[str]) -> list[str]:
     """Code and other weights that stand beside what is copied."""
     return sorted(name for name in set(names) - set(copied) if name.endswith(LEFT_OUT))

@@ -45,16 +45,17 @@ def _export(run: RunConfig, inputs: dict[str, Artifact], output: Output) -> None
     from finetune.adapter_weights import read_adapter
     from finetune.fidelity import as_trained, measure, told
     from finetune.merge import write_merged
-    from finetune.model import ADAPTER
+    from finetune.model import ADAPTER, trained_on
     from finetune.model_card import model_card
 
     adapter, pinned, data = inputs["adapter"], inputs["base"], inputs["data"]
     say("merging onto the base as training saw it: fp32 sums, one rounding to bf16")
     weights = read_adapter(adapter.path(ADAPTER))
-    merged = write_merged(as_trained(run, adapter, pinned), weights, output.folder)
+    base = trained_on(run.paths, adapter, pinned)
+    merged = write_merged(as_trained(run, adapter, base), weights, output.folder)
     copy_companions(pinned.folder, output)
     say(f"{len(merged.changed)} tensors changed; comparing the merged weights with the adapter")
-    figures = measure(run, adapter, pinned, data.path("test.jsonl"), output.folder)
+    figures = measure(run, adapter, base, data.path("test.jsonl"), output.folder)
     figures |= {"tensors_changed": len(merged.changed), "max_rounding_ulp": merged.max_rounding_ulp}
     output.write_json("fidelity.json", figures)
     say(told(figures))

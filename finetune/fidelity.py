@@ -14,7 +14,7 @@ from finetune.config import RunConfig
 from finetune.config.plan import Device
 from finetune.config.schema import ExportConfig
 from finetune.merge import Base, merged_tensors
-from finetune.model import ADAPTER, attach_trained, load_base, load_plain
+from finetune.model import ADAPTER, TrainedOn, attach_trained, is_quantised, load_base, load_plain
 from finetune.probe import Probe, encode, logits_of, probe, probe_fresh
 from finetune.rows import read_rows
 
@@ -31,12 +31,12 @@ class Agreement:
     margin: float
 
 
-def measure(run: RunConfig, adapter: Artifact, base: Artifact, test: Path, merged: Path) -> dict[str, Any]:
+def measure(run: RunConfig, adapter: Artifact, base: TrainedOn, test: Path, merged: Path) -> dict[str, Any]:
     """The fields of fidelity.json, those of the merge itself excepted."""
     # at evaluation's batch 1 the floor would be the adapter against its very self: 0, which nothing meets
     run = replace(run, eval=replace(run.eval, batch_rows=max(2, run.eval.batch_rows)))
     rows = read_rows(test)
-    trained, alone = _probe_adapter(run, adapter, base, rows)
+    trained, alone = _probe_adapter(run, adapter, base.read, rows)
     torch.cuda.empty_cache()  # the fresh process needs the room
     fresh = probe_fresh(merged, test, run)
     floor, found = agreement(trained.logits, alone), agreement(trained.logits, fresh.logits)
@@ -77,11 +77,12 @@ def told(figures: dict[str, Any]) -> str:
     )
 
 
-def as_trained(run: RunConfig, adapter: Artifact, base: Artifact) -> Base:
+def as_trained(run: RunConfig, adapter: Artifact, base: TrainedOn) -> Base:
     """The base with the quantised modules of the adapter's manifest, quantised where training did it."""
     quantised = frozenset(adapter.manifest.facts["quantised"])
     device = "cuda:0" if run.hardware.device is Device.cuda else "cpu"
-    return Base(base.folder, quantised, run.model.double_quantisation, device)
+    kept = base.read.folder if is_quantised(base.read.folder) else None
+    return Base(base.pinned.folder, quantised, run.model.double_quantisation, device, kept)
 
 
 def verdict(figures: dict[str, Any], export: ExportConfig) -> list[str]:

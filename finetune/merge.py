@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from finetune.adapter_weights import AdapterWeights
+from finetune.base_checks import INDEX, shards
 from finetune.errors import DataError
-
-INDEX = "model.safetensors.index.json"
+from finetune.nf4 import BLOCK_SIZE, parts_of, unpack
 
 
 @dataclass
@@ -26,46 +26,49 @@ class Merged:
     max_rounding_ulp: float = 0.0
 
 
-def shards(base: Path) -> list[Path]:
-    """The base's weight files in order. Raises DataError where its index names one that is missing."""
-    if not (base / INDEX).is_file():
-        return sorted(base.glob("*.safetensors"))
-    named = sorted(set(json.loads((base / INDEX).read_text())["weight_map"].values()))
-    missing = [name for name in named if not (base / name).is_file()]
-    if missing:
-        raise DataError(f"{base / INDEX} names {missing[0]}, which is not there")
-    return [base / name for name in named]
-
-
 @dataclass(frozen=True)
 class Base:
-    """A base as training saw it: its folder, the modules that were quantised and how, and on which device."""
+    """A base as training saw it: its pinned folder, the modules that were quantised and how, and on which device.
+
+    `kept` is the folder of its quantised weights, where they were kept.
+    """
 
     folder: Path
     quantised: frozenset[str]
     double_quantisation: bool
     device: str
+    kept: Path | None = None
+
+    def shards(self) -> list[Path]:
+        """The weight files to read, in order. Raises DataError where an index names one that is missing."""
+        return shards(self.kept or self.folder)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """(name, bf16 tensor) of all shards, one at a time."""
-        for shard in shards(self.folder):
+        for shard in self.shards():
             yield from self.shard_tensors(shard)
 
     def shard_tensors(self, shard: Path) -> Iterator[tuple[str, Tensor]]:
-        """(name, bf16 tensor) of one shard: quantised modules after an NF4 round trip, the rest as stored."""
+        """(name, bf16 tensor) of one shard: quantised modules as their layers multiply with them, the rest as stored.
+
+        Raises DataError where the shard holds other modules in 4 bits than those that training quantised.
+        """
         with safe_open(shard, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118  (safe_open is no dict)
-                tensor = file.get_tensor(name)
+            for name, parts in parts_of(file.keys()).items():
+                quantised = name.removesuffix(".weight") in self.quantised
+                if parts and not quantised:
+                    raise DataError(f"{shard}: {name} is quantised, but was not when the adapter was trained")
+                tensor = unpack(name, parts, file.get_tensor, self.device) if parts else file.get_tensor(name)
                 tensor = tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
-                if name.removesuffix(".weight") in self.quantised:
-                    tensor = nf4_round_trip(tensor.to(self.device), self.double_quantisation).cpu()
-                yield name, tensor
+                if quantised and not parts:
+                    tensor = nf4_round_trip(tensor.to(self.device), self.double_quantisation)
+                yield name, tensor.cpu()
 
 
 def nf4_round_trip(weight: Tensor, double_quantisation: bool) -> Tensor:
     """The values a bitsandbytes NF4 layer multiplies with, in the weight's dtype and on its device."""
     packed, state = bnb.quantize_4bit(
-        weight.contiguous(), blocksize=64, compress_statistics=double_quantisation, quant_type="nf4"
+        weight.contiguous(), blocksize=BLOCK_SIZE, compress_statistics=double_quantisation, quant_type="nf4"
     )
     restored: Tensor = bnb.dequantize_4bit(packed, state)
     return restored.to(weight.dtype)
@@ -91,21 +94,24 @@ def write_merged(base: Base, adapter: AdapterWeights, folder: Path) -> Merged:
 
     Raises DataError unless every module of the adapter and every quantised one was found in the base.
     """
-    merged, size, names = Merged(), 0, set()
-    for shard in shards(base.folder):
+    merged, size = Merged(), 0
+    files: dict[str, str] = {}
+    for shard in base.shards():
         tensors = {}
         for name, total in merged_tensors(base.shard_tensors(shard), adapter):
             tensors[name] = _rounded(name, total, merged)
         size += sum(tensor.nbytes for tensor in tensors.values())
-        names |= {name.removesuffix(".weight") for name in tensors}
+        files |= dict.fromkeys(sorted(tensors), shard.name)
         save_file(tensors, folder / shard.name, metadata={"format": "pt"})
+    names = {name.removesuffix(".weight") for name in files}
     lacking = sorted((set(adapter.factors) | base.quantised) - names)
     if lacking:
         raise DataError(
             f"{len(lacking)} modules that were trained are not in the base, first {lacking[0]}: another base?"
         )
     if (base.folder / INDEX).is_file():
-        _write_index(base.folder, folder, size)
+        index: dict[str, Any] = {"metadata": {"total_size": size}, "weight_map": files}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     return merged
 
 
@@ -123,9 +129,3 @@ def rounding_ulp(exact: Tensor, rounded: Tensor) -> float:
     _, exponent = torch.frexp(exact)
     place = torch.ldexp(torch.ones_like(exact), (exponent - 8).clamp(min=-133))
     return float(((exact - rounded.float()).abs() / place).max())
-
-
-def _write_index(base: Path, folder: Path, total_size: int) -> None:
-    index: dict[str, Any] = json.loads((base / INDEX).read_text())
-    index["metadata"] = {"total_size": total_size}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")

@@ -1,16 +1,21 @@
 """The base in 4 bits with its tokenizer, with or without an adapter."""
 
+import importlib.metadata
 import importlib.util
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune.artifacts import Artifact
+from finetune import artifacts
+from finetune.artifacts import Artifact, Spec, input_record
 from finetune.chat import Renderer
+from finetune.config import recorded
 from finetune.config.model import Attention, ModelConfig, Quantisation
 from finetune.config.plan import Device, HardwareConfig
-from finetune.console import quiet_libraries
-from finetune.errors import DataError, MachineError
+from finetune.config.schema import PathsConfig
+from finetune.console import quiet_libraries, say
+from finetune.errors import ConfigError, DataError, MachineError
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +33,14 @@ class Loaded:
     renderer: Renderer
 
 
+@dataclass(frozen=True)
+class TrainedOn:
+    """The base of an adapter: as it was pinned, and as its weights are read, which is in 4 bits where that was kept."""
+
+    pinned: Artifact
+    read: Artifact
+
+
 def prepare_libraries() -> None:
     """Set what must hold before any model is built.
 
@@ -41,19 +54,62 @@ def prepare_libraries() -> None:
 
 
 def load_base(base: Artifact, model: ModelConfig, hardware: HardwareConfig) -> Loaded:
-    """The base, quantised while loading, on the configured device.
+    """The base in 4 bits on the configured device: a pinned one quantised while loading, a quantised one as it is.
 
-    Raises MachineError where the device is missing, DataError where the base cannot be read.
+    Both give the same network. Raises MachineError where the device is missing, DataError where the base cannot be
+    read.
     """
     import torch
 
     place = {"": "cuda:0" if hardware.device is Device.cuda else "cpu"}
-    options = {
-        "dtype": torch.bfloat16,
-        "device_map": place,
-        "quantization_config": quantisation_config(model),
-    }
+    options: dict[str, Any] = {"dtype": torch.bfloat16, "device_map": place}
+    if not is_quantised(base.folder):
+        options["quantization_config"] = quantisation_config(model)
     return _load(base.folder, model, hardware, options)
+
+
+def is_quantised(folder: Path) -> bool:
+    """Whether a base's weights stand in its files in 4 bits; a pinned base's never do."""
+    return "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
+def quantised_spec(model: ModelConfig, pinned: Artifact) -> Spec:
+    """What decides the folder of a quantised base: the pinned weights, how they are quantised, and by which library."""
+    how = {
+        "quantisation": model.quantisation,
+        "double_quantisation": model.double_quantisation,
+        "block_size": 64,
+        "bitsandbytes": importlib.metadata.version("bitsandbytes"),
+    }
+    return Spec("quantised", 1, model.name, {"quantised": how}, {"base": input_record(pinned)})
+
+
+def quantised_base(paths: PathsConfig, model: ModelConfig, pinned: Artifact) -> Artifact | None:
+    """The quantised base that was made of this pinned one as `model` asks; None where there is none.
+
+    Raises DataError where a file of it is missing or has changed.
+    """
+    try:
+        return artifacts.open_run(paths, "quantised", model.name, quantised_spec(model, pinned).run())
+    except ConfigError:
+        return None
+
+
+def trained_on(paths: PathsConfig, adapter: Artifact, pinned: Artifact) -> TrainedOn:
+    """The base of a trained adapter, read from the very quantised base that training read, else from the pinned one."""
+    model = recorded(ModelConfig, adapter.manifest.config["model"])
+    made = adapter.manifest.facts.get("quantised_base")
+    try:
+        kept = artifacts.open_run(paths, "quantised", made["name"], made["run"]) if made else None
+    except ConfigError:
+        kept = None
+    if made and (kept is None or kept.manifest.content != made["content"]):
+        say(
+            f"note: the quantised base {made['run']} that the adapter was trained on is "
+            f"{'not there' if kept is None else 'another one now'}; quantising {pinned.folder} while loading"
+        )
+        return TrainedOn(pinned, pinned)
+    return TrainedOn(pinned, kept or quantised_base(paths, model, pinned) or pinned)
 
 
 def load_plain(folder: Path, model: ModelConfig, hardware: HardwareConfig, dtype: "torch.dtype") -> Loaded:
@@ -76,12 +132,19 @@ def _load(folder: Path, model: ModelConfig, hardware: HardwareConfig, options: d
     options["attn_implementation"] = attention(model.attention, hardware.device, options["dtype"])
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        network = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, **options)
+        network, found = AutoModelForCausalLM.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, **options
+        )
     except (ValueError, KeyError, OSError, SafetensorError) as error:
         line = str(error).strip().split("\n")[0]
         raise DataError(
             f"{folder}: transformers cannot load this base ({type(error).__name__}: {line})"
         ) from None
+    lacking = sorted(found["missing_keys"])
+    if lacking:  # the library would go on with random numbers and a warning
+        raise DataError(
+            f"{folder}: {len(lacking)} weights of the model are not in its files, first {lacking[0]}"
+        )
     ends = _stop_at_ends(network, tokenizer)
     _give_head_contiguous_states(network)
     return Loaded(network.eval(), tokenizer, Renderer(tokenizer, model.date_string, ends))

@@ -10,6 +10,7 @@ from finetune.artifacts import Artifact, Output, Spec, input_record
 from finetune.config import RunConfig
 from finetune.console import say
 from finetune.errors import RefusedError
+from finetune.kept_base import training_base
 from finetune.licences import require_lawful
 from finetune.plan import calibration, measured
 from finetune.plan.stage import make_plan, require_fit
@@ -37,8 +38,9 @@ def run(run: RunConfig) -> Artifact:
     with artifacts.writing(run.paths, spec, move_current=run.run is None) as output:
         if output.finished is None:
             output.overrides = forced
+            read = training_base(run, pinned).read
             with output.scratch() as scratch:
-                found = trial_run(run, data, pinned, scratch)
+                found = trial_run(run, data, read, scratch)
             _compare(run, json.loads(plan.path("plan.json").read_text()), found, output)
         else:
             say("already measured with these settings on this device; nothing to do")

@@ -18,6 +18,7 @@ OFFLINE = {
 }
 NEXT = {
     "fetch-base": "prepare",
+    "quantise-base": "train",
     "prepare": "plan",
     "plan": "train",
     "preflight": "train",

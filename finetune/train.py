@@ -7,6 +7,7 @@ from finetune.artifacts import Artifact, Spec, input_record
 from finetune.artifacts.folders import CHECKPOINTS
 from finetune.config import RunConfig
 from finetune.console import say
+from finetune.kept_base import training_base
 from finetune.licences import require_lawful
 from finetune.plan.stage import make_plan, require_fit
 from finetune.preemption import Preemption
@@ -27,13 +28,14 @@ def run(run: RunConfig) -> Artifact:
     with Preemption() as preemption, writing as output:
         if output.finished is None:
             output.overrides = require_fit(run, make_plan(run, licences, data))
+            weights = training_base(run, pinned)
             from finetune.training_run import (  # torch and TRL: seconds a refusal must not cost
                 Session,
                 train_adapter,
             )
 
             with tracking.open_run(run, "train", spec.run()) as tracker:
-                train_adapter(Session(run, data, pinned, output, tracker, preemption))
+                train_adapter(Session(run, data, weights, output, tracker, preemption))
         else:
             say("already trained with these settings; nothing to do")
     return output.made()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from finetune.adapter_files import write_adapter
-from finetune.artifacts import Artifact, Output
+from finetune.artifacts import Artifact, Output, input_record
 from finetune.artifacts.folders import CHECKPOINTS
 from finetune.checkpoint import Checkpoint, Checkpoints
 from finetune.config import RunConfig
@@ -27,7 +27,7 @@ from finetune.guards import (
     smaller_micro_batch,
 )
 from finetune.mirror import Mirror
-from finetune.model import Loaded, load_base, quantised_modules
+from finetune.model import Loaded, TrainedOn, load_base, quantised_modules
 from finetune.preemption import Preemption
 from finetune.rows import read_rows
 from finetune.run_log import RunLog, rewind
@@ -44,7 +44,7 @@ class Session:
 
     run: RunConfig
     data: Artifact
-    base: Artifact
+    base: TrainedOn
     output: Output
     tracker: Tracker
     preemption: Preemption
@@ -80,7 +80,7 @@ def _attempt(session: Session, store: Checkpoints, micro_batch: int) -> int | No
     """Train from the newest checkpoint; None once the adapter is saved, else the micro-batch that may fit."""
     run = session.run
     train = replace(run.train, micro_batch=micro_batch)
-    loaded = load_base(session.base, run.model, run.hardware)
+    loaded = load_base(session.base.read, run.model, run.hardware)
     rows = encode_rows(read_rows(session.data.path("train.jsonl")), loaded.renderer, train)
     require_trained_tokens(rows, train)
     _announce(rows, train.global_batch)
@@ -148,11 +148,12 @@ def _save(session: Session, trainer: ExactTrainer, loaded: Loaded, rows: Trainin
 
 
 def _facts(session: Session, loaded: Loaded, quantised: list[str]) -> dict[str, Any]:
-    run, manifest = session.run, session.base.manifest
+    run, base = session.run, session.base
     return {
         "base_repo": run.model.base.repo,
-        "base_weights": manifest.content,
-        "base_revision": manifest.config["base"].get("revision"),
+        "base_weights": base.pinned.manifest.content,
+        "base_revision": base.pinned.manifest.config["base"].get("revision"),
+        "quantised_base": input_record(base.read) if base.read is not base.pinned else None,
         "quantised": quantised,
         "template": loaded.renderer.template_hash(),
         "seed": run.train.seed,

@@ -22,7 +22,7 @@ from finetune.artifacts.manifest import (
     plain,
     read_manifest,
 )
-from finetune.artifacts.stages import COMMANDS, folder_of
+from finetune.artifacts.stages import COMMANDS, SUFFIXES, folder_of
 from finetune.config.schema import PathsConfig
 from finetune.console import say
 from finetune.errors import ConfigError, DataError, MachineError
@@ -46,7 +46,7 @@ class Spec:
         """8 hex digits: the same settings and inputs give the same run."""
         contents = {key: item["content"] for key, item in self.inputs.items()}
         identity = {"stage": self.stage, "version": self.version, **plain(self.config), "inputs": contents}
-        return sha256_text(canonical(identity))[:8]
+        return sha256_text(canonical(identity))[:8] + SUFFIXES.get(self.stage, "")
 
 
 @dataclass

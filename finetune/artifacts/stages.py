@@ -4,6 +4,7 @@ from pathlib import Path
 
 FOLDERS = {
     "base": "bases",
+    "quantised": "bases",
     "data": "data",
     "plan": "plans",
     "preflight": "preflights",
@@ -11,8 +12,11 @@ FOLDERS = {
     "report": "reports",
     "export": "exports",
 }
+SUFFIXES = {"quantised": "-nf4"}
+"""What a run id ends with, where runs of two stages share a folder."""
 COMMANDS = {
     "base": "run `make fetch-base CONF=…`",
+    "quantised": "run `make quantise-base CONF=…`",
     "data": "run `make prepare CONF=…`",
     "plan": "run `make plan CONF=…`",
     "preflight": "run `make preflight CONF=…`",

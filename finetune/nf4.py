@@ -1,0 +1,54 @@
+"""bitsandbytes' NF4 tensors as they stand in safetensors files: packed, found and unpacked one at a time."""
+
+from collections.abc import Callable, Iterable
+
+import bitsandbytes.functional as bnb
+import torch
+from torch import Tensor
+
+BLOCK_SIZE = 64
+"""Values that share a scale: QLoRA's (arXiv 2305.14314), and the one that bitsandbytes' layers take."""
+MARK = ".quant_state.bitsandbytes__nf4"
+"""What the name of a packed weight goes on with where its shape and dtype are kept."""
+NESTED_BLOCK_SIZE = 256
+"""Scales that share a scale under double quantisation (bitsandbytes 0.50.2, functional.py, quantize_4bit)."""
+MAPS_AND_HEADER = 2048
+"""Bytes a packed weight: its two maps (1088) and its names in the file's header."""
+
+
+def pack(name: str, weight: Tensor, double_quantisation: bool) -> dict[str, Tensor]:
+    """The tensors that stand for one bf16 weight, by name: what `from_pretrained` would quantise it to."""
+    packed, state = bnb.quantize_4bit(
+        weight.contiguous(), blocksize=BLOCK_SIZE, compress_statistics=double_quantisation, quant_type="nf4"
+    )
+    parts = {f"{name}.{key}": value.cpu() for key, value in state.as_dict(packed=True).items()}
+    return {name: packed.cpu(), **parts}
+
+
+def packed_bytes(values: int, double_quantisation: bool) -> int:
+    """Bytes on disk of a packed weight of so many values, rounded up."""
+    blocks = -(-values // BLOCK_SIZE)
+    scales = blocks + 4 * -(-blocks // NESTED_BLOCK_SIZE) if double_quantisation else 4 * blocks
+    return -(-values // 2) + scales + MAPS_AND_HEADER
+
+
+def parts_of(names: Iterable[str]) -> dict[str, list[str]]:
+    """The weights of a file and, for a packed one, the names of the tensors that belong to it; none for the others."""
+    found = list(names)
+    packed = {name.removesuffix(MARK) for name in found if name.endswith(MARK)}
+    parts: dict[str, list[str]] = {}
+    for name in found:
+        owner = name.removesuffix(MARK) if name.endswith(MARK) else name.rpartition(".")[0]
+        if owner in packed:
+            parts.setdefault(owner, []).append(name)
+        else:
+            parts.setdefault(name, [])
+    return parts
+
+
+def unpack(name: str, parts: Iterable[str], read: Callable[[str], Tensor], device: str) -> Tensor:
+    """The values that a layer with this packed weight multiplies with, on `device`; shape [out, in]."""
+    stored = {part.removeprefix(f"{name}."): read(part) for part in parts}
+    state = bnb.QuantState.from_dict(stored, device=torch.device(device))
+    restored: Tensor = bnb.dequantize_4bit(read(name).to(device), state)
+    return restored
