@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 EXIT_BUG = 1
+EXIT_PREEMPTED = 75
 EXIT_STOPPED = 130
 
 
@@ -38,3 +39,9 @@ class MachineError(HallmarkError):
     """The machine cannot do it: disk, memory, device, missing package, folder in use."""
 
     exit_code = 5
+
+
+class PreemptedError(HallmarkError):
+    """Stopped by a signal with everything saved: the same command goes on."""
+
+    exit_code = EXIT_PREEMPTED

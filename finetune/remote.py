@@ -79,8 +79,8 @@ def local_folder(url: str, into: Path, key: str = "data.source.path") -> Path:
 
 def listed(url: str, key: str) -> Remote:
     """What a URL holds, by name, in order; `key` is the setting that names it. Raises as `local_folder` does."""
-    with _plain_errors(url, key):
-        system, root = _open(url)
+    with plain_errors(url, key):
+        system, root = open_store(url)
         system.invalidate_cache()
         is_file = system.isfile(root)
         # a store may list its folders as empty objects
@@ -105,7 +105,7 @@ def fetch(remote: Remote, names: Iterable[str], into: Path) -> Path:
         for count, name in enumerate(names, 1):
             path, stamp = remote.files[name]
             if known.get(name) != stamp or not (files / name).is_file():
-                with _plain_errors(remote.url, remote.key):
+                with plain_errors(remote.url, remote.key):
                     _fetch_file(remote.system, path, files / name, into)
                 known[name] = dict(stamp)
                 if count % 100 == 0 or _bytes(stamp) > SAVE_BYTES:
@@ -115,7 +115,8 @@ def fetch(remote: Remote, names: Iterable[str], into: Path) -> Path:
     return files
 
 
-def _open(url: str) -> "tuple[AbstractFileSystem, str]":
+def open_store(url: str) -> "tuple[AbstractFileSystem, str]":
+    """The file system of a URL and the path on it. Raises ConfigError or MachineError where there is none."""
     try:
         from fsspec.core import url_to_fs
     except ImportError:
@@ -193,8 +194,11 @@ def _write_index(path: Path, index: Mapping[str, Mapping[str, str]]) -> None:
 
 
 @contextmanager
-def _plain_errors(url: str, key: str) -> Iterator[None]:
-    """Whatever a remote file system raises as one line that repeats nothing of it: it may hold a key."""
+def plain_errors(url: str, key: str) -> Iterator[None]:
+    """Whatever a remote file system raises as one line that repeats nothing of it: it may hold a key.
+
+    `key` is the setting that names the URL. Raises ConfigError, DataError or MachineError.
+    """
     try:
         yield
     except (ConfigError, DataError, MachineError):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from finetune.artifacts import Artifact
 from finetune.config import RunConfig, load
 from finetune.console import complain, quiet_libraries, say
-from finetune.errors import EXIT_STOPPED, HallmarkError, MachineError
+from finetune.errors import EXIT_STOPPED, HallmarkError, MachineError, PreemptedError
 
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
@@ -50,6 +50,9 @@ def guarded(work: Callable[[], None]) -> int:
     try:
         with _machine_errors():
             work()
+    except PreemptedError as stop:
+        complain(str(stop))
+        return stop.exit_code
     except HallmarkError as error:
         for problem in error.problems:
             complain(f"error: {problem}")

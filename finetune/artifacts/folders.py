@@ -2,18 +2,16 @@
 
 import fcntl
 import json
-import os
-import shutil
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from finetune.artifacts import provenance
+from finetune.artifacts import atomic, provenance
 from finetune.artifacts.hashing import HashCache, canonical, content_of, sha256_text
 from finetune.artifacts.manifest import (
     MANIFEST,
@@ -30,6 +28,8 @@ from finetune.console import say
 from finetune.errors import ConfigError, DataError, MachineError
 
 LOCK = ".lock"
+CHECKPOINTS = "checkpoints"
+"""Subfolder from which an interrupted run goes on: no part of a finished one, and gone once the manifest is there."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,11 @@ class Output:
         """Write one whole text file."""
         self.path(name).write_text(text, encoding="utf-8")
 
+    def write_bytes(self, name: str, data: bytes) -> None:
+        """Write one whole binary file."""
+        with atomic.created(self.path(name)) as stream:
+            stream.write(data)
+
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write one JSON object, indented, with its `schema`."""
         self.write_text(name, json.dumps({"schema": SCHEMA, **value}, indent=2, ensure_ascii=False) + "\n")
@@ -94,7 +99,7 @@ class Output:
         try:
             yield path
         finally:
-            shutil.rmtree(path)
+            atomic.remove(path)
 
     def append(self, name: str) -> TextIO:
         """A line-buffered text stream for a log of this run; the caller closes it."""
@@ -102,11 +107,14 @@ class Output:
 
 
 @contextmanager
-def writing(paths: PathsConfig, spec: Spec, *, move_current: bool) -> Iterator[Output]:
+def writing(
+    paths: PathsConfig, spec: Spec, *, move_current: bool, kept: Collection[str] = ()
+) -> Iterator[Output]:
     """A locked run folder; on leaving without an error its manifest is written and `current` moved where asked.
 
     Where the run is finished and intact, `finished` is set and nothing may be written. What an
-    interrupted run left behind is cleared first. Raises MachineError where the folder is in use.
+    interrupted run left behind is cleared first, but for the names in `kept`, from which it can go on.
+    Raises MachineError where the folder is in use.
     """
     parent = folder_of(Path(paths.artifacts_root), spec.stage, spec.name)
     folder = parent / spec.run()
@@ -115,12 +123,13 @@ def writing(paths: PathsConfig, spec: Spec, *, move_current: bool) -> Iterator[O
     with locked(folder):
         output = Output(folder, finished=_intact(paths, folder))
         if output.finished is None:
-            _clear(folder)
+            _clear(folder, kept)
         yield output
         if output.finished is None:
             _finish(paths, spec, output, time.monotonic() - started)
+        atomic.remove(folder / CHECKPOINTS)
         if move_current:
-            _replace(parent / "current", folder.name + "\n")
+            atomic.replace_text(parent / "current", folder.name + "\n")
 
 
 def open_current(
@@ -216,7 +225,8 @@ def _finish(paths: PathsConfig, spec: Spec, output: Output, seconds: float) -> N
     cache = HashCache(Path(paths.artifacts_root), rehash=False)
     files = []
     for path in sorted(output.folder.rglob("*")):
-        if path.is_symlink() or not path.is_file() or path.name == LOCK:
+        is_progress = path.relative_to(output.folder).parts[0] == CHECKPOINTS
+        if path.is_symlink() or not path.is_file() or path.name == LOCK or is_progress:
             continue
         path.chmod(0o600)
         files.append(
@@ -245,29 +255,16 @@ def _finish(paths: PathsConfig, spec: Spec, output: Output, seconds: float) -> N
         seconds=round(seconds, 1),
     )
     cache.save()
-    _replace(output.folder / MANIFEST, json.dumps(manifest.__dict__, indent=2, sort_keys=True) + "\n")
+    atomic.replace_text(
+        output.folder / MANIFEST, json.dumps(manifest.__dict__, indent=2, sort_keys=True) + "\n"
+    )
     output.finished = Artifact(output.folder, manifest)
 
 
-def _replace(path: Path, text: str) -> None:
-    """Write a file so that it is either the old one or the whole new one, even after a power cut."""
-    partial = path.with_name(f"{path.name}.partial{os.getpid()}")
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.chmod(0o600)
-    partial.replace(path)
-
-
-def _clear(folder: Path) -> None:
+def _clear(folder: Path, kept: Collection[str]) -> None:
     for path in folder.iterdir():
-        if path.name == LOCK:
-            continue
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        if path.name != LOCK and path.name not in kept:
+            atomic.remove(path)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,11 @@ class Artifact:
 
 
 def plain(section: Any) -> Any:
-    """A config section as JSON values: enums by name."""
-    value = asdict(section) if hasattr(section, "__dataclass_fields__") else section
+    """A config section as JSON values: enums by name, and without what decides how a run is run, not what it makes."""
+    value = section
+    if is_dataclass(section):
+        counted = [item.name for item in fields(section) if item.metadata.get("identity", True)]
+        value = {name: getattr(section, name) for name in counted}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

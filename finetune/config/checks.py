@@ -14,7 +14,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 POSITIVE = (
     "train.lr train.epochs train.global_batch train.micro_batch train.max_tokens train.max_grad_norm "
-    "train.log_every_steps train.checkpoint_every train.lora.rank train.lora.alpha data.min_label_rows "
+    "train.log_every_steps train.save_every_minutes train.keep_checkpoints train.spike_deviations "
+    "train.checkpoint_every train.lora.rank train.lora.alpha data.min_label_rows "
     "data.near_duplicates.shingle_words "
     "data.near_duplicates.jaccard data.split.val_fraction data.split.test_fraction data.limits.file_mib "
     "data.limits.seconds data.limits.memory_mib data.limits.pages data.limits.characters data.windows.max_chars "
@@ -106,8 +107,10 @@ def _batch(train: TrainConfig) -> Iterator[str]:
             f"train.global_batch={train.global_batch} is not a multiple of train.micro_batch={train.micro_batch}; "
             f"use train.global_batch={nearest}"
         )
-    if train.max_steps is not None and train.max_steps <= 0:
-        yield f"train.max_steps={train.max_steps} must be above 0, or null for whole epochs"
+    for key, otherwise in (("max_steps", "whole epochs"), ("save_every_steps", "saving by the clock alone")):
+        value = getattr(train, key)
+        if value is not None and value <= 0:
+            yield f"train.{key}={value} must be above 0, or null for {otherwise}"
 
 
 def _memory_savers(run: RunConfig) -> Iterator[str]:

@@ -14,6 +14,10 @@ from finetune.config.model import ModelConfig
 from finetune.config.plan import HardwareConfig, PlanConfig, PolicyConfig
 
 
+OPERATIONAL = {"identity": False}
+"""Metadata of a setting that changes nothing in what a run makes: no part of its id, and free to differ later."""
+
+
 class Optimizer(Enum):
     auto = "auto"
     adamw_torch = "adamw_torch"
@@ -91,6 +95,17 @@ class TrainConfig:
     packing: bool = False
     """Lay the rows of a micro-batch end to end instead of padding them; each row sees itself alone."""
     log_every_steps: int = 5
+    save_every_minutes: float = field(default=10.0, metadata=OPERATIONAL)
+    """A checkpoint after the step that ends this long after the last one: what a killed run repeats at most."""
+    save_every_steps: int | None = field(default=None, metadata=OPERATIONAL)
+    """A checkpoint after every so many steps as well. None: by the clock alone."""
+    keep_checkpoints: int = field(default=2, metadata=OPERATIONAL)
+    """The newest so many; the one before the newest serves where that is damaged."""
+    mirror: str | None = field(default=None, metadata=OPERATIONAL)
+    """A URL that fsspec opens, such as s3://bucket/runs: finished checkpoints are copied there, and a new machine
+    goes on from them."""
+    spike_deviations: float = field(default=6.0, metadata=OPERATIONAL)
+    """A step's loss so many robust standard deviations above the last steps' median is logged with its row ids."""
     lora: LoraSettings = field(default_factory=LoraSettings)
 
 

@@ -1,0 +1,163 @@
+"""Checkpoints of a run: whole on disk or not there, digested, and only those of this very run."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from finetune.artifacts import atomic, provenance
+from finetune.artifacts.hashing import sha256_file
+from finetune.console import say
+from finetune.errors import ConfigError, DataError, MachineError
+from finetune.mirror import Mirror
+
+STEP, BEST = "step-", "best-"
+RECORD = "checkpoint.json"
+"""Written last into a checkpoint: what it is of, and the digest of every other file."""
+SCHEMA = 1
+
+Writers = Mapping[str, Callable[[BinaryIO], Any]]
+"""What writes each file of a checkpoint, by the file's name."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder whose files were read back and are those that were written. `facts` are the trainer's own."""
+
+    folder: Path
+    step: int
+    facts: Mapping[str, Any]
+
+
+class DamagedError(Exception):
+    """A checkpoint that is not whole; the message says what is wrong with it."""
+
+
+class Checkpoints:
+    """The checkpoints of one run in one folder, the newest `keep` of them, copied to `mirror` where there is one."""
+
+    def __init__(self, folder: Path, run: str, keep: int, mirror: Mirror | None = None) -> None:
+        self.folder, self.run, self.keep, self.mirror = folder, run, keep, mirror
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        atomic.remove_leftovers(folder)
+
+    def newest(self) -> Checkpoint | None:
+        """The last whole checkpoint, the mirror's where that is further; None where there is none.
+
+        A damaged one is passed over and said. Raises ConfigError for one of another run or of other library versions.
+        """
+        if self.mirror is not None:
+            self.mirror.fetch_newer(self.folder, self._steps()[:1])
+        for name in self._steps():
+            try:
+                found = read(self.folder / name)
+            except DamagedError as problem:
+                say(f"{self.folder / name} is damaged ({problem}); going on from the one before")
+                continue
+            self._require_ours(found)
+            return found
+        return None
+
+    def save(self, step: int, files: Writers, facts: Mapping[str, Any]) -> Checkpoint:
+        """Write a checkpoint, read it back, and only then delete what is older than the newest `keep`."""
+        made = self._write(f"{STEP}{step:08d}", step, files, facts)
+        self._prune(made.facts)
+        return made
+
+    def save_best(self, step: int, files: Writers) -> None:
+        """Keep the weights of the best step so far beside the checkpoints; `save` deletes those no longer best."""
+        self._write(f"{BEST}{step:08d}", step, files, {})
+
+    def best(self, step: int) -> Checkpoint:
+        """The kept weights of a step. Raises DamagedError where they are not whole."""
+        return read(self.folder / f"{BEST}{step:08d}")
+
+    def _prune(self, facts: Mapping[str, Any]) -> None:
+        """Delete the checkpoints beyond the newest `keep`, and best weights that none of those names."""
+        kept = self._steps()[: self.keep]
+        named = {record.get("facts", {}).get("best_step") for record in map(self._record, kept)}
+        named.add(facts.get("best_step"))
+        kept += [f"{BEST}{step:08d}" for step in named if step is not None]
+        for path in sorted(self.folder.iterdir()):
+            if path.name.startswith((STEP, BEST)) and path.name not in kept:
+                atomic.remove(path)
+        self._copy(lambda mirror: mirror.keep_only(kept))
+
+    def _copy(self, work: Callable[[Mirror], None]) -> None:
+        """The mirror is a second copy: where it fails the run goes on, and the next checkpoint tries again."""
+        if self.mirror is None:
+            return
+        try:
+            work(self.mirror)
+        except (DataError, MachineError) as error:
+            say(
+                f"note: {error}; the checkpoint is on this disk, train.mirror is tried again with the next one"
+            )
+
+    def _steps(self) -> list[str]:
+        """Names of the checkpoints, whole or not, newest first."""
+        return sorted((path.name for path in self.folder.glob(f"{STEP}*")), reverse=True)
+
+    def _record(self, name: str) -> dict[str, Any]:
+        try:
+            return _read_record(self.folder / name)
+        except DamagedError:
+            return {}
+
+    def _write(self, name: str, step: int, files: Writers, facts: Mapping[str, Any]) -> Checkpoint:
+        target = self.folder / name
+        with atomic.staged(target) as folder:
+            for file, write in files.items():
+                with atomic.created(folder / file) as stream:
+                    write(stream)
+            digests = {file: sha256_file(folder / file) for file in files}
+            record = {"schema": SCHEMA, "run": self.run, "step": step, "facts": dict(facts), "files": digests}
+            record |= {"versions": provenance.versions(), "code": provenance.code()["source"]}
+            atomic.replace_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
+        made = read(target)
+        self._copy(lambda mirror: mirror.put(target))
+        return made
+
+    def _require_ours(self, found: Checkpoint) -> None:
+        record, again = _read_record(found.folder), f"delete {self.folder} to start the run again"
+        if record["run"] != self.run:
+            raise ConfigError(
+                f"{found.folder} is of run {record['run']}, with other settings, base or data than {self.run}; {again}"
+            )
+        today = provenance.versions()
+        other = [name for name, version in record["versions"].items() if today.get(name) != version]
+        if other:
+            made = ", ".join(f"{name} {record['versions'][name]}, now {today.get(name)}" for name in other)
+            raise ConfigError(
+                f"{found.folder} was written with {made}: a resumed run would not be exact; install that, or {again}"
+            )
+        if record["code"] != provenance.code()["source"]:
+            say(f"note: {found.folder} was written by other code of ours than today's")
+
+
+def read(folder: Path) -> Checkpoint:
+    """A checkpoint whose files are those that were written. Raises DamagedError."""
+    record = _read_record(folder)
+    for file, digest in record["files"].items():
+        if not (folder / file).is_file():
+            raise DamagedError(f"{file} is missing")
+        if sha256_file(folder / file) != digest:
+            raise DamagedError(f"{file} is not as it was written")
+    return Checkpoint(folder, record["step"], record["facts"])
+
+
+FIELDS = {"run": str, "step": int, "facts": dict, "files": dict, "versions": dict, "code": str}
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((folder / RECORD).read_text())
+        whole = all(isinstance(record[key], kind) for key, kind in FIELDS.items())
+        whole = whole and all(Path(name).name == name for name in record["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise DamagedError(f"no {RECORD} of schema {SCHEMA}")
+    found: dict[str, Any] = record
+    return found

@@ -1,0 +1,42 @@
+"""SIGTERM and SIGINT during training: stop at the next safe place; a second one at once."""
+
+import os
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+from finetune.console import say
+from finetune.errors import EXIT_STOPPED, PreemptedError
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Preemption:
+    """While entered, the first signal asks training to stop, or ends the stage where it is not training yet.
+
+    Once `training` is set a checkpoint can be written: whoever trains asks `requested` at safe places and raises
+    PreemptedError itself. A second signal ends the process with exit code 130; nothing is lost by it, as every
+    file of a run folder is whole or not there.
+    """
+
+    def __init__(self) -> None:
+        self.requested = self.training = False
+        self.before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Preemption":
+        self.before = {number: signal.signal(number, self._asked) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _asked(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            os._exit(EXIT_STOPPED)
+        self.requested = True
+        if not self.training:
+            raise PreemptedError("stopped before the first step; run the same command again")
+        say(f"{signal.Signals(number).name}: stopping at the end of this batch with a checkpoint; again stops at once")
