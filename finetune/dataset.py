@@ -19,6 +19,8 @@ class TrainingRows:
     rows: list[Encoded]
     order: list[int]
     counts: dict[str, int]
+    ids: list[str]
+    """Row ids, parallel to `rows`: the row at place k of the run is `ids[order[k]]`."""
 
 
 def encode_rows(rows: Sequence[Mapping[str, Any]], renderer: Renderer, train: TrainConfig) -> TrainingRows:
@@ -27,7 +29,8 @@ def encode_rows(rows: Sequence[Mapping[str, Any]], renderer: Renderer, train: Tr
     Raises RefusedError where more than `train.max_over_length_fraction` are too long, or none is left.
     """
     encoded = [renderer.row(row["messages"], row["target"]) for row in rows]
-    kept = [row for row in encoded if len(row.ids) <= train.max_tokens]
+    fitting = [index for index, row in enumerate(encoded) if len(row.ids) <= train.max_tokens]
+    kept = [encoded[index] for index in fitting]
     too_long = len(encoded) - len(kept)
     if too_long > train.max_over_length_fraction * len(encoded) or not kept:
         longest = max((len(row.ids) for row in encoded), default=0)
@@ -36,7 +39,8 @@ def encode_rows(rows: Sequence[Mapping[str, Any]], renderer: Renderer, train: Tr
             f"raise train.max_tokens, shorten the documents, or allow it with train.max_over_length_fraction"
         )
     order = step_order([len(row.ids) for row in kept], train)
-    return TrainingRows(kept, order, {**_counts(kept, order, train), "rows_too_long": too_long})
+    ids = [str(rows[index]["id"]) for index in fitting]
+    return TrainingRows(kept, order, {**_counts(kept, order, train), "rows_too_long": too_long}, ids)
 
 
 def _counts(rows: Sequence[Encoded], order: Sequence[int], train: TrainConfig) -> dict[str, int]:

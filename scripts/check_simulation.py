@@ -114,7 +114,8 @@ def rows_of(case: Case) -> TrainingRows:
 
     encoded = [row(index) for index in range(STEPS * case.train.global_batch)]
     tokens = sum(len(row.ids) for row in encoded)
-    return TrainingRows(encoded, list(range(len(encoded))), {"steps": STEPS, "tokens": tokens})
+    order = list(range(len(encoded)))
+    return TrainingRows(encoded, order, {"steps": STEPS, "tokens": tokens}, list(map(str, order)))
 
 
 def allocated(work: Callable[[], T]) -> tuple[T, int]:

@@ -12,7 +12,12 @@ LENGTHS = [7 * index % 101 + 1 for index in range(100)]
 
 
 def row(text: str) -> dict[str, object]:
-    return {"messages": [{"role": "user", "content": text}], "target": "yes"}
+    return {
+        "id": f"id of {len(text)}",
+        "group": "g",
+        "messages": [{"role": "user", "content": text}],
+        "target": "yes",
+    }
 
 
 def test_an_epoch_takes_every_row_once() -> None:
@@ -66,8 +71,10 @@ def test_a_row_longer_than_the_budget_is_refused_with_the_way_out() -> None:
 
 def test_within_the_budget_long_rows_are_counted() -> None:
     train = TrainConfig(max_tokens=100, max_over_length_fraction=0.5, global_batch=1, micro_batch=1)
-    counts = encode_rows([row("short"), row("x" * 300)], Renderer(Letters(), None), train).counts
+    found = encode_rows([row("x" * 300), row("short")], Renderer(Letters(), None), train)
+    counts = found.counts
     assert (counts["rows"], counts["rows_too_long"], counts["trained_tokens"]) == (1, 1, 4)  # y e s $
+    assert [found.ids[index] for index in found.order] == ["id of 5"]
 
 
 def test_counts_are_of_what_the_steps_see() -> None:

@@ -176,7 +176,7 @@ def test_a_bug_is_not_taken_for_a_lack_of_memory() -> None:
 @pytest.mark.parametrize(("packing", "expected"), [(False, [0, 1]), (True, [2, 3])])
 def test_every_micro_batch_is_the_largest_of_the_run(packing: bool, expected: list[int]) -> None:
     rows = [Encoded([1] * tokens, [IGNORE] * tokens) for tokens in (9, 1, 6, 6)]
-    data = TrainingRows(rows, [2, 3, 0, 1], {"steps": 1, "tokens": 22})
+    data = TrainingRows(rows, [2, 3, 0, 1], {"steps": 1, "tokens": 22}, list("abcd"))
     found = longest_rows(data, TrainConfig(global_batch=4, micro_batch=2, packing=packing), steps=3)
     assert found.order == 2 * 3 * expected  # 2 x 9 with padding, 6 + 6 without
     assert found.counts["steps"] == 3

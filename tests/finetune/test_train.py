@@ -28,6 +28,8 @@ TRAIN = TrainConfig(
 )
 ROWS = [
     {
+        "id": f"row{index}",
+        "group": f"group{index // 2}",
         "messages": [{"role": "user", "content": f"{'word ' * (index % 5)}row {index}"}],
         "target": f"answer {index % 3}",
     }

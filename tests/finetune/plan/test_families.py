@@ -96,7 +96,8 @@ def rows() -> TrainingRows:
     """Two steps of rows whose last tokens are trained."""
     ids = [[5 + (7 * row + place) % 200 for place in range(TOKENS)] for row in range(2 * ROWS)]
     encoded = [Encoded(row, [-100] * (TOKENS - TRAINED) + row[-TRAINED:]) for row in ids]
-    return TrainingRows(encoded, list(range(len(encoded))), {"steps": 2})
+    order = list(range(len(encoded)))
+    return TrainingRows(encoded, order, {"steps": 2}, list(map(str, order)))
 
 
 def logits(network: Any) -> torch.Tensor:
