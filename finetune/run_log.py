@@ -3,15 +3,27 @@
 import json
 import math
 import time
+from contextlib import suppress
 from typing import Any, TextIO
 
 from transformers import TrainerCallback
 
+from finetune.artifacts import Output, atomic
 from finetune.console import PlainProgress
 from finetune.errors import RefusedError
 from finetune.tracking import Tracker
 
 METRICS = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/lr"}
+
+
+def rewind(output: Output, name: str, step: int) -> None:
+    """Drop the rows of a log beyond `step`, which the run will write again, and what a kill left of a last line."""
+    path = output.path(name)
+    kept = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        with suppress(ValueError):
+            kept += [line] if json.loads(line).get("step", 0) <= step else []
+    atomic.replace_text(path, "".join(f"{line}\n" for line in kept))
 
 
 class RunLog(TrainerCallback):  # type: ignore[misc]
