@@ -12,7 +12,6 @@ import pytest
 
 from data_prep.prepare import prepare
 from finetune import train
-from finetune.config import load
 from finetune.stage import stage
 
 SETTINGS = (
@@ -40,7 +39,11 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def rows_of(log: Path) -> list[dict[str, float]]:
     rows = [json.loads(line) for line in log.read_text().splitlines()]
-    return [{key: row[key] for key in ("step", "train/loss", "train/tokens")} for row in rows if "train/loss" in row]
+    return [
+        {key: row[key] for key in ("step", "train/loss", "train/tokens")}
+        for row in rows
+        if "train/loss" in row
+    ]
 
 
 def send_when(condition: Callable[[], bool], number: int) -> threading.Thread:
@@ -58,7 +61,11 @@ def send_when(condition: Callable[[], bool], number: int) -> threading.Thread:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_goes_on_to_the_same_adapter(
-    number: int, private: Path, prepared: Argv, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    number: int,
+    private: Path,
+    prepared: Argv,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert stage("train", train.run, prepared()) == 0
     alone = adapter_of(private)
