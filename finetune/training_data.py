@@ -8,8 +8,7 @@ from typing import Any
 from finetune import artifacts
 from finetune.artifacts import Artifact, input_record
 from finetune.artifacts.hashing import canonical, sha256_text
-from finetune.config import RunConfig, recorded
-from finetune.config.data import DataConfig
+from finetune.config import RunConfig
 from finetune.errors import ConfigError, RefusedError
 from finetune.licences import require_lawful
 from finetune.rows import DATA, document_of, read_rows
@@ -39,6 +38,17 @@ class TrainingData:
         """All of it as a manifest names its inputs."""
         mixed = {f"mixed_{name}": input_record(artifact) for name, artifact in self.mixed.items()}
         return {"data": input_record(self.main), **mixed}
+
+    def mix(self) -> dict[str, dict[str, str]]:
+        """What must travel with the adapter of each mixed set: its licence, attribution and content."""
+        return {
+            name: {
+                "licence": artifact.manifest.config["data"]["licence"],
+                "attribution": artifact.manifest.config["data"]["attribution"],
+                "content": artifact.manifest.content,
+            }
+            for name, artifact in self.mixed.items()
+        }
 
     def rows(self) -> Rows:
         """The rows to learn from; in a mix each with the name of its set.
@@ -74,9 +84,15 @@ def open_data(run: RunConfig) -> TrainingData:
         mixed[name] = artifacts.open_last(run.paths, "data", name)
     if problems:
         raise ConfigError(problems)
-    for artifact in mixed.values():
-        require_lawful(replace(run, data=recorded(DataConfig, artifact.manifest.config["data"])))
-    return TrainingData(main, mixed, frozenset(run.train.mix))
+    data = TrainingData(main, mixed, frozenset(run.train.mix))
+    require_lawful_mix(run, data.mix())
+    return data
+
+
+def require_lawful_mix(run: RunConfig, mix: Mapping[str, Mapping[str, str]]) -> None:
+    """Raise as require_lawful does, for the licence of every mixed set."""
+    for of in mix.values():
+        require_lawful(replace(run, data=replace(run.data, licence=of["licence"])))
 
 
 def overlaps(

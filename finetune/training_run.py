@@ -157,5 +157,6 @@ def _facts(session: Session, loaded: Loaded, quantised: list[str]) -> dict[str, 
         "quantised": quantised,
         "template": loaded.renderer.template_hash(),
         "seed": run.train.seed,
+        "mix": session.data.mix(),
         "hardware": run.hardware.name,
     }

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from data_prep.prepare import prepare
+from finetune import train
 from finetune.config import load
 from finetune.errors import ConfigError, RefusedError
 from finetune.rows import read_rows
@@ -167,3 +168,22 @@ def test_the_licence_of_a_mixed_set_binds_too(mixed: Path, argv: Callable[..., l
     prepare(load(["experiment=letters", *argv()[1:]]))
     with pytest.raises(RefusedError, match=r"export\.use\.commercial=true is what .* does not allow"):
         open_data(load(argv(*BOTH, "export.use.commercial=true")))
+
+
+def test_an_adapter_of_a_mix_names_all_it_was_made_from(mixed: Path, argv: Callable[..., list[str]]) -> None:
+    settings = ("train.max_steps=2", "tracking.mode=disabled")
+    run = load(argv("+train.mix.tiny_rows=3", "+train.mix.letters=1", *settings))
+    made = train.run(run)
+    manifest = made.manifest
+    assert sorted(manifest.inputs) == ["base", "data", "mixed_letters"]
+    assert manifest.counts["rows_seen_of_tiny_rows"] == 12  # 2 steps of 8 rows, 3 of 4
+    assert manifest.counts["rows_seen_of_letters"] == 4
+    assert manifest.facts["mix"]["letters"]["licence"] == "LicenseRef-test"
+    report = json.loads(made.path("tokens.json").read_text())
+    assert report["data"]["letters"] == {
+        "rows": 12,
+        "rows_seen": 4,
+        "trained_tokens": 4 * 7,
+    }  # notice and its end
+    assert made.path("tokens.json").stat().st_mode & 0o777 == 0o600
+    assert not any(word in made.path("tokens.json").read_text() for word in ("Letter", "Clause", "messages"))
