@@ -15,12 +15,13 @@ eval_MODULE := eval.evaluate
 export_MODULE := finetune.export
 fetch-base_MODULE := finetune.fetch_base
 quantise-base_MODULE := finetune.quantise
+show-mask_MODULE := finetune.show_mask
 
 STAGE = $(BIN)/python -m $($@_MODULE) experiment=$(CONF) $(if $(RUN),"run='$(RUN)'") $(ARGS)
 CHOICES = ls conf/experiment $(if $(CONF_DIR),"$(CONF_DIR)/experiment" 2>/dev/null) | sed -n 's/\.yaml$$//p' | sort | paste -sd ' '
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo all fetch-base quantise-base preflight show test check fix check-conf $(STAGES)
+.PHONY: help setup demo all fetch-base quantise-base preflight show show-mask test check fix check-conf $(STAGES)
 
 help: ## list the commands
 	@grep -hE '^[a-z][a-z -]*:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 28
@@ -56,6 +57,9 @@ plan: check-conf $(READY) ## memory, time, cost and licence, before a GPU is ren
 	@$(STAGE)
 
 preflight: check-conf $(READY) ## three real steps, a checkpoint and an evaluation batch, beside the plan
+	@$(STAGE)
+
+show-mask: check-conf $(READY) ## a few rows with what is learned in colour; ARGS="show.rows=5" or "show.ids=[id]"
 	@$(STAGE)
 
 train: check-conf $(READY) ## fine-tune an adapter on the prepared rows

@@ -6,6 +6,7 @@ Takes any tokenizer with transformers' `apply_chat_template` and `encode`; impor
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from finetune.artifacts.hashing import sha256_text
@@ -22,11 +23,17 @@ class Tokenizer(Protocol):
     """The part of a transformers tokenizer that rendering needs."""
 
     chat_template: str | None
+    bos_token: str | None
     eos_token: str | None
+    all_special_tokens: list[str]
+    added_tokens_decoder: dict[int, Any]
+    """Tokens beside the vocabulary that are found in any text, by id; as text they read as they are written."""
 
     def apply_chat_template(self, conversation: Sequence[Message], **kwargs: Any) -> Any: ...
 
     def encode(self, text: str, **kwargs: Any) -> list[int]: ...
+
+    def decode(self, ids: Sequence[int], **kwargs: Any) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -60,17 +67,49 @@ class Renderer:
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Token ids up to the place where the answer begins."""
-        return self.tokenizer.encode(self._text(messages), add_special_tokens=False)
+        return self.encode(self._text(messages))
+
+    def server_ids(self, messages: Sequence[Message]) -> list[int]:
+        """The prompt as a server makes it: template and tokenizer in one call of the tokenizer's own."""
+        options = {"tokenize": True, "return_dict": False, "add_generation_prompt": True, **self.options}
+        return list(self.tokenizer.apply_chat_template(messages, **options))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a rendered text, which holds its own marks: none is added."""
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens as they are written."""
+        return self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def texts(self, messages: Sequence[Message], target: Target) -> tuple[str, str]:
+        """Prompt and answer as they are rendered; the answer ends with its end token."""
+        prompt = self._text(messages)
+        return prompt, self._answer_text(prompt, messages, target)
 
     def row(self, messages: Sequence[Message], target: Target) -> Encoded:
         """The row as trained: prompt ignored, answer and its end token learned.
 
         The answer is tokenised apart from the prompt, as generation produces it.
         """
-        prompt, answer = self._text(messages), self._answer_text(messages, target)
-        prompt_ids = self.tokenizer.encode(prompt, add_special_tokens=False)
-        answer_ids = self.tokenizer.encode(answer, add_special_tokens=False)
+        prompt_ids, answer_ids = map(self.encode, self.texts(messages, target))
         return Encoded(prompt_ids + answer_ids, [IGNORE] * len(prompt_ids) + answer_ids)
+
+    @cached_property
+    def marks(self) -> dict[int, str]:
+        """The tokens that steer: special ones, those that end an answer, added ones that the template writes."""
+        template = str(self.tokenizer.chat_template)
+        added = [
+            str(token)
+            for token in self.tokenizer.added_tokens_decoder.values()
+            # white space that a vocabulary keeps as a token of its own is text (Gemma)
+            if token.special or (str(token) in template and str(token).strip())
+        ]
+        found = {
+            token: self.encode(token)
+            for token in [*self.tokenizer.all_special_tokens, *self.end_tokens, *added]
+        }
+        return {ids[0]: token for token, ids in found.items() if len(ids) == 1}
 
     def _text(self, messages: Sequence[Message]) -> str:
         return self._render(messages, add_generation_prompt=True, **self.options)
@@ -87,9 +126,8 @@ class Renderer:
                 "leave data.system empty and put the instruction into data.prompt"
             ) from None
 
-    def _answer_text(self, messages: Sequence[Message], target: Target) -> str:
+    def _answer_text(self, prompt: str, messages: Sequence[Message], target: Target) -> str:
         answer = {"role": "assistant", "content": render_answer(target)}
-        prompt = self._text(messages)
         whole = self._render([*messages, answer], **self.options)
         if not whole.startswith(prompt):
             raise ConfigError(

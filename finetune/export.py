@@ -13,6 +13,7 @@ from finetune.errors import RefusedError
 from finetune.handover import copy_companions, report_on
 from finetune.licences import require_lawful
 from finetune.stage import stage
+from finetune.training_data import require_lawful_mix
 
 
 def run(run: RunConfig) -> Artifact:
@@ -24,6 +25,7 @@ def run(run: RunConfig) -> Artifact:
     model = recorded(ModelConfig, adapter.manifest.config["model"])
     run = replace(run, model=model, data=recorded(DataConfig, data.manifest.config["data"]))
     require_lawful(run)  # RUN= or an edited experiment can make what was trained on another than today's
+    require_lawful_mix(run, adapter.manifest.facts.get("mix", {}))
     report = report_on(run, adapter)
     inputs = {"adapter": adapter, "base": pinned, "data": data, **({"report": report} if report else {})}
     spec = Spec(

@@ -22,7 +22,7 @@ tags: [hallmark, qlora]
 | | |
 |---|---|
 | base | {repo}, content `{base}` |
-| data | {data}, licence {data_licence}, content `{data_content}` |
+| data | {data}, licence {data_licence}, content `{data_content}` |{mixed}
 | adapter | {name}/{adapter_run}, content `{adapter}` |
 | trained | {steps} steps over {rows} rows, {trained_tokens} answer tokens in all |
 
@@ -44,7 +44,7 @@ Merged onto the {merge_base} base (what training saw) in fp32, rounded once. Com
 
 ## Licences and attribution
 
-Base: {licence}; its licence text is in this folder. Data: {data_licence}. {attribution}
+Base: {licence}; its licence text is in this folder. Data: {data_licence}. {attribution}{mixed_attribution}
 
 ## Limits
 
@@ -57,6 +57,7 @@ def model_card(run: RunConfig, inputs: Mapping[str, Artifact], figures: Mapping[
     """README.md of the export, with Hugging Face front matter."""
     adapter, base, data = inputs["adapter"], inputs["base"], inputs["data"]
     counts = adapter.manifest.counts
+    mix = adapter.manifest.facts.get("mix", {})
     return CARD.format(
         licence=_front_matter_licence(run.model.licence),
         repo=run.model.base.repo or run.model.name,
@@ -81,6 +82,13 @@ def model_card(run: RunConfig, inputs: Mapping[str, Artifact], figures: Mapping[
         floor_top1=figures["floor"]["top1"],
         fp32_kl="not run" if figures["fp32_kl"] is None else f"{figures['fp32_kl']:.2e}",
         greedy=figures["greedy_equal"],
+        mixed="".join(
+            f"\n| mixed into training | {name}, licence {of['licence']}, content `{of['content'][:16]}` |"
+            for name, of in mix.items()
+        ),
+        mixed_attribution="".join(
+            f" {name}: {of['licence']}. {of['attribution']}" for name, of in mix.items()
+        ),
         attribution=data.manifest.config["data"]["attribution"],
     )
 

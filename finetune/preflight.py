@@ -15,6 +15,7 @@ from finetune.licences import require_lawful
 from finetune.plan import calibration, measured
 from finetune.plan.stage import make_plan, require_fit
 from finetune.stage import stage
+from finetune.training_data import open_data
 
 
 def run(run: RunConfig) -> Artifact:
@@ -25,7 +26,7 @@ def run(run: RunConfig) -> Artifact:
     # what train would run: the settings as they are, on one GPU
     run = replace(run, plan=replace(run.plan, search=False, gpus=1))
     licences = require_lawful(run)
-    data = artifacts.open_current(run.paths, "data", run.data.name, {"data": run.data}, run.run)
+    data = open_data(run)
     pinned = base.open_base(run)
     plan = make_plan(run, licences, data)
     forced = require_fit(run, plan)
@@ -33,7 +34,7 @@ def run(run: RunConfig) -> Artifact:
 
     sections = {"model": run.model, "train": run.train, "hardware": run.hardware, "plan": run.plan}
     sections |= {"eval": {"batch_rows": run.eval.batch_rows}, "device": device_name(run.hardware)}
-    inputs = {"data": input_record(data), "base": input_record(pinned), "plan": input_record(plan)}
+    inputs = {**data.records(), "base": input_record(pinned), "plan": input_record(plan)}
     spec = Spec("preflight", 1, run.name, sections, inputs)
     with artifacts.writing(run.paths, spec, move_current=run.run is None) as output:
         if output.finished is None:

@@ -10,6 +10,19 @@ from finetune.errors import DataError
 
 Interval = tuple[int, int]
 
+DATA = "data"
+"""The key that names a row's data set where several are mixed; no file holds it."""
+
+
+def data_of(row: Mapping[str, Any]) -> str:
+    """The data set that a row of a mix came from; empty without a mix."""
+    return str(row.get(DATA, ""))
+
+
+def document_of(row: Mapping[str, Any]) -> str:
+    """The opaque id of a row's source document, or of its group where no document is named."""
+    return str(row.get("document") or row["group"])
+
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """All rows of train|val|test.jsonl. Raises DataError with file and line."""

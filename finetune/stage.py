@@ -28,14 +28,16 @@ NEXT = {
 }
 
 
-def stage(name: str, body: Callable[[RunConfig], Artifact], argv: Sequence[str]) -> int:
-    """Compose the configuration, run one stage, say what it made and what comes next; its exit code."""
+def stage(name: str, body: Callable[[RunConfig], Artifact | None], argv: Sequence[str]) -> int:
+    """Compose the configuration, run one stage, say what it made, if anything, and what comes next; its exit code."""
 
     def work() -> None:
         run = load(argv)
         say(f"{name} {run.name}: model {run.model.name}, data {run.data.name}, hardware {run.hardware.name}")
         with _own_name(run.name):
             artifact = body(run)
+        if artifact is None:
+            return
         say(f"{name}: {artifact.folder}")
         if NEXT.get(name):
             say(f"next: make {NEXT[name]} CONF={run.name}{_same_run(name, run, artifact)}")

@@ -17,6 +17,7 @@ from finetune.exact_trainer import ExactTrainer
 from finetune.loss import score_trained_positions_only
 from finetune.methods import lora_config, require_targets
 from finetune.model import Loaded
+from finetune.packing import require_isolated_rows
 from finetune.schedules import schedule_options
 
 
@@ -25,6 +26,8 @@ def make_trainer(
 ) -> ExactTrainer:
     """A trainer whose trainable parameters are fp32 and whose batches follow `step_order`."""
     score_trained_positions_only()
+    if train.packing:
+        require_isolated_rows(loaded.model)
     rows = [{"input_ids": data.rows[index].ids, "labels": data.rows[index].labels} for index in data.order]
     require_targets(loaded.model, train.lora)
     if train.checkpointing is Checkpointing.selective:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from finetune.adapter_files import write_adapter
-from finetune.artifacts import Artifact, Output, input_record
+from finetune.artifacts import Output, input_record
 from finetune.artifacts.folders import CHECKPOINTS
 from finetune.checkpoint import Checkpoint, Checkpoints
 from finetune.config import RunConfig
@@ -29,10 +29,11 @@ from finetune.guards import (
 from finetune.mirror import Mirror
 from finetune.model import Loaded, TrainedOn, load_base, quantised_modules
 from finetune.preemption import Preemption
-from finetune.rows import read_rows
 from finetune.run_log import RunLog, rewind
+from finetune.token_report import write_report
 from finetune.tracking import Tracker
 from finetune.trainer import make_trainer
+from finetune.training_data import TrainingData
 from finetune.training_state import checkpoint_bytes
 
 LOG = "log.jsonl"
@@ -43,7 +44,7 @@ class Session:
     """Everything that one run is given."""
 
     run: RunConfig
-    data: Artifact
+    data: TrainingData
     base: TrainedOn
     output: Output
     tracker: Tracker
@@ -81,8 +82,9 @@ def _attempt(session: Session, store: Checkpoints, micro_batch: int) -> int | No
     run = session.run
     train = replace(run.train, micro_batch=micro_batch)
     loaded = load_base(session.base.read, run.model, run.hardware)
-    rows = encode_rows(read_rows(session.data.path("train.jsonl")), loaded.renderer, train)
+    rows = encode_rows(session.data.rows(), loaded.renderer, train)
     require_trained_tokens(rows, train)
+    write_report(rows.report, session.output)
     _announce(rows, train.global_batch)
     trainer = make_trainer(loaded, rows, train, run.hardware, session.output.folder)
     require_room(session.output.folder, (train.keep_checkpoints + 2) * checkpoint_bytes(trainer))
@@ -133,9 +135,8 @@ def _train(
 def _announce(rows: TrainingRows, global_batch: int) -> None:
     counts = rows.counts
     say(
-        f"{counts['rows']} rows, {counts['steps']} steps of {global_batch}; "
-        f"{counts['trained_tokens']} of {counts['tokens']} tokens are answers and trained, "
-        f"{counts['rows_too_long']} rows too long, {counts['rows_never_seen']} beyond the last step"
+        f"{counts['steps']} steps of {global_batch} rows: {counts['trained_tokens']} of {counts['tokens']} tokens are "
+        f"trained; {counts['rows_never_seen']} rows lie beyond the last step"
     )
 
 
@@ -157,5 +158,6 @@ def _facts(session: Session, loaded: Loaded, quantised: list[str]) -> dict[str, 
         "quantised": quantised,
         "template": loaded.renderer.template_hash(),
         "seed": run.train.seed,
+        "mix": session.data.mix(),
         "hardware": run.hardware.name,
     }

@@ -31,6 +31,7 @@ from finetune.plan.memory import MemoryTracker
 from finetune.plan.request import measured_workload, settings_of
 from finetune.rows import read_rows
 from finetune.trainer import make_trainer
+from finetune.training_data import TrainingData
 
 STEPS = 3
 """Optimizer steps: the first warms up and makes the optimizer's states, the others are timed."""
@@ -51,15 +52,13 @@ def device_name(hardware: HardwareConfig) -> str:
     return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
-def trial_run(run: RunConfig, data: Artifact, pinned: Artifact, scratch: Path) -> Measured:
+def trial_run(run: RunConfig, data: TrainingData, pinned: Artifact, scratch: Path) -> Measured:
     """Load, train, save and answer as the stages do, with every row at its longest; files go into `scratch`.
 
     A device out of memory is an outcome: `out_of_memory` is set beside the numbers up to there.
     """
     renderer = read_renderer(pinned.folder, run.model)
-    rows = longest_rows(
-        encode_rows(read_rows(data.path("train.jsonl")), renderer, run.train), run.train, _steps(run)
-    )
+    rows = longest_rows(encode_rows(data.rows(), renderer, run.train), run.train, _steps(run))
     work = measured_workload(rows, run.train)
     settings = settings_of(run, architecture_of(run.model, pinned.folder), work)
     found = Measured(device_name(run.hardware), settings, (work.padded or 0) // _steps(run))

@@ -19,17 +19,26 @@ class Letters:
     """A tokenizer whose tokens are characters, so that a mask can be read by eye."""
 
     chat_template: str | None = "template"
+    bos_token: str | None = None
     eos_token: str | None = "$"
     today = False
 
-    def apply_chat_template(self, conversation: Sequence[Message], **kwargs: Any) -> str:
+    def __init__(self) -> None:
+        self.all_special_tokens = ["$"]
+        self.added_tokens_decoder: dict[int, Any] = {}
+
+    def apply_chat_template(self, conversation: Sequence[Message], **kwargs: Any) -> Any:
         text = "".join(f"[{message['role'][0]}]{message['content']}$\n" for message in conversation)
         if self.today:
             text = kwargs.get("date_string") or kwargs["strftime_now"]("%d %b %Y")
-        return text + ("[a]" if kwargs.get("add_generation_prompt") else "")
+        text += "[a]" if kwargs.get("add_generation_prompt") else ""
+        return self.encode(text) if kwargs["tokenize"] else text
 
     def encode(self, text: str, **kwargs: Any) -> list[int]:
         return [ord(letter) for letter in text]
+
+    def decode(self, ids: Sequence[int], **kwargs: Any) -> str:
+        return "".join(map(chr, ids))
 
 
 def build_tokenizer(folder: Path) -> Any:

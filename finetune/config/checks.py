@@ -21,14 +21,16 @@ POSITIVE = (
     "data.near_duplicates.jaccard data.split.val_fraction data.split.test_fraction data.limits.file_mib "
     "data.limits.seconds data.limits.memory_mib data.limits.pages data.limits.characters data.windows.max_chars "
     "data.contamination.ngram_words data.contamination.drop_coverage "
-    "eval.resamples eval.batch_rows eval.max_new_tokens export.min_positions export.max_kl_over_floor"
+    "eval.resamples eval.batch_rows eval.max_new_tokens export.min_positions export.max_kl_over_floor "
+    "show.rows show.characters"
 ).split()
 SEEDS = ("train.seed", "data.seed", "eval.seed")
 FRACTIONS = (
     "data.split.val_fraction data.split.test_fraction data.split.max_component_fraction data.max_dropped_fraction "
     "data.max_lost_span_fraction "
     "data.near_duplicates.jaccard data.windows.keep_empty_fraction data.contamination.review_coverage "
-    "data.contamination.boilerplate_fraction train.warmup_fraction train.max_over_length_fraction train.lora.dropout "
+    "data.contamination.boilerplate_fraction train.warmup_fraction train.max_over_length_fraction "
+    "train.max_marked_fraction train.max_untrained_fraction train.lora.dropout "
     "eval.confidence plan.memory_margin plan.speed_margin"
 ).split()
 
@@ -45,6 +47,7 @@ def check(run: RunConfig) -> list[str]:
         *data_problems(run.data),
         *_batch(run.train),
         *train_problems(run.train),
+        *_mix(run.train),
         *_memory_savers(run),
         *_eval(run),
         *_device(run),
@@ -113,6 +116,12 @@ def _batch(train: TrainConfig) -> Iterator[str]:
         value = getattr(train, key)
         if value is not None and value <= 0:
             yield f"train.{key}={value} must be above 0, or null for {otherwise}"
+
+
+def _mix(train: TrainConfig) -> Iterator[str]:
+    for name, weight in train.mix.items():
+        if not 0 < weight < math.inf:
+            yield f"train.mix.{name}={weight} must be above 0 and finite; leave {name} out to learn nothing from it"
 
 
 def _memory_savers(run: RunConfig) -> Iterator[str]:

@@ -40,6 +40,7 @@ def load(argv: Sequence[str]) -> RunConfig:
         problems.append(
             f"name={run.name} differs from its file; set name: {_experiment(argv)} in the experiment file"
         )
+    problems += _unknown_data(run)
     if problems:
         raise ConfigError(problems)
     return run
@@ -60,6 +61,13 @@ def recorded(schema: type[Section], section: Mapping[str, Any]) -> Section:
         ) from None
     assert isinstance(found, schema)  # noqa: S101  (narrows the type; the schema guarantees it)
     return found
+
+
+def _unknown_data(run: RunConfig) -> Iterator[str]:
+    known = sorted(path.stem for root in conf_folders() for path in (root / "data").glob("*.yaml"))
+    for name in run.train.mix:
+        if name not in known:
+            yield f"train.mix.{name} is no data set{closest(name, known)}; one of: {', '.join(known)}"
 
 
 def experiments() -> list[str]:

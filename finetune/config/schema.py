@@ -115,6 +115,12 @@ class TrainConfig:
     """Longest row in tokens, answer included."""
     max_over_length_fraction: float = 0.0
     """Share of rows that may be left out as too long; above it the stage stops (exit 3)."""
+    max_marked_fraction: float = 0.0
+    """Share of rows that may be left out because their text holds the template's marks, such as <|im_end|> (exit 3)."""
+    max_untrained_fraction: float = 0.0
+    """Share of rows that may be left out because their answer is blank (exit 3)."""
+    mix: dict[str, float] = field(default_factory=dict)
+    """Data sets to learn from, by weight: their shares of the rows that any step sees. Empty: `data` alone."""
     checkpointing: Checkpointing = Checkpointing.full
     checkpoint_every: int = 1
     """With checkpointing: recompute every n-th layer only, and keep the activations of the others."""
@@ -208,6 +214,17 @@ class TrackingConfig:
 
 
 @dataclass
+class ShowConfig:
+    """What `make show-mask` shows."""
+
+    rows: int = 3
+    """So many rows, from the first on; all of `ids` where these are given."""
+    ids: list[str] = field(default_factory=list)
+    characters: int = 4000
+    """Of a longer passage of one kind only the two ends of together so many characters are shown."""
+
+
+@dataclass
 class PathsConfig:
     data_root: str = MISSING
     models_root: str = MISSING
@@ -232,4 +249,5 @@ class RunConfig:
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    show: ShowConfig = field(default_factory=ShowConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)

@@ -8,6 +8,7 @@ from finetune.config import RunConfig
 from finetune.licences import require_lawful
 from finetune.plan.stage import make_plan, require_fit
 from finetune.stage import stage
+from finetune.training_data import open_data
 
 
 def run(run: RunConfig) -> Artifact:
@@ -15,7 +16,7 @@ def run(run: RunConfig) -> Artifact:
     licences = require_lawful(run)
     data = None
     if run.run is not None or artifacts.has_current(run.paths, "data", run.data.name):
-        data = artifacts.open_current(run.paths, "data", run.data.name, {"data": run.data}, run.run)
+        data = open_data(run)
     made = make_plan(run, licences, data)
     require_fit(run, made)
     return made

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.architecture import config_of
-from finetune.artifacts import Artifact
 from finetune.chat import IGNORE
 from finetune.config import RunConfig
 from finetune.config.model import Attention, Quantisation
@@ -15,7 +14,7 @@ from finetune.dataset import TrainingRows, steps
 from finetune.errors import ConfigError
 from finetune.methods import lora_problems
 from finetune.plan.settings import AttentionKernel, Settings
-from finetune.rows import read_rows
+from finetune.training_data import TrainingData
 
 CHARACTERS_PER_TOKEN = 3.0
 """English prose has about four characters a token with these vocabularies; three errs towards longer runs."""
@@ -49,13 +48,13 @@ def measured_workload(rows: TrainingRows, train: TrainConfig) -> Workload:
     return Workload(largest[1], largest[2], counts["steps"], counts["tokens"], padded)
 
 
-def workload(run: RunConfig, data: Artifact | None) -> Workload:
+def workload(run: RunConfig, data: TrainingData | None) -> Workload:
     """The work of a run before its tokenizer is there: rows of train.max_tokens, tokens by their characters."""
     longest = run.train.max_tokens
     if data is None:
         note = "no prepared rows yet: memory and speed are for rows of train.max_tokens, hours are unknown"
         return Workload(longest, longest, note=note)
-    rows = read_rows(data.path("train.jsonl"))
+    rows = data.rows()
     tokens = sum(min(longest, int(_characters(row) / CHARACTERS_PER_TOKEN)) for row in rows)
     count = steps(len(rows), run.train)
     total = int(tokens * count * run.train.global_batch / max(1, len(rows)))

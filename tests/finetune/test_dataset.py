@@ -1,11 +1,13 @@
 from collections import Counter
+from fractions import Fraction
+from itertools import accumulate
 
 import pytest
 from tiny import Letters
 
 from finetune.chat import Renderer
 from finetune.config.schema import TrainConfig
-from finetune.dataset import encode_rows, step_order, steps
+from finetune.dataset import deal, encode_rows, encode_validation, step_order, steps
 from finetune.errors import RefusedError
 
 LENGTHS = [7 * index % 101 + 1 for index in range(100)]
@@ -48,6 +50,93 @@ def test_rows_of_a_batch_have_similar_length() -> None:
         10 * max(LENGTHS[index] for index in order[start : start + 10]) for start in range(0, 100, 10)
     )
     assert padded / sum(LENGTHS) < 1.15  # 1.8 and more in random order
+
+
+def padding(order: list[int], batch: int) -> float:
+    """Tokens computed over tokens of the rows, in batches of `batch`."""
+    batches = [order[start : start + batch] for start in range(0, len(order), batch)]
+    computed = sum(len(rows) * max(LENGTHS[index] for index in rows) for rows in batches)
+    return computed / sum(LENGTHS[index] for index in order)
+
+
+def test_only_the_batch_that_an_epoch_ends_in_is_uneven() -> None:
+    # 100 rows are 6 batches of 16 and 4 rows; the rows of 101 different lengths
+    order = step_order(LENGTHS, TrainConfig(epochs=4))
+    assert padding(order, 16) < 1.3  # 1.44 where the 4 rows may stand anywhere in it
+    for start in range(0, 400, 100):
+        assert sorted(order[start : start + 100]) == list(range(100))
+
+
+MIXED = TrainConfig(global_batch=8, micro_batch=4, max_steps=25, mix={"big": 5.0, "mid": 2.0, "small": 1.0})
+SETS = ["big"] * 60 + ["mid"] * 30 + ["small"] * 10
+
+
+def test_every_step_of_a_mix_sees_each_set_in_its_share() -> None:
+    order = step_order(LENGTHS, MIXED, SETS)
+    assert len(order) == 200
+    for start in range(0, 200, 8):
+        assert Counter(SETS[index] for index in order[start : start + 8]) == {"big": 5, "mid": 2, "small": 1}
+
+
+def test_each_set_of_a_mix_runs_through_its_own_epochs() -> None:
+    order = step_order(LENGTHS, MIXED, SETS)
+    seen = Counter(order)
+    assert {seen[index] for index in range(60)} == {2, 3}  # 125 of 60
+    assert {seen[index] for index in range(60, 90)} == {1, 2}  # 50 of 30
+    assert {seen[index] for index in range(90, 100)} == {2, 3}  # 25 of 10
+    assert order == step_order(LENGTHS, MIXED, SETS)
+
+
+def test_what_a_set_of_a_mix_shows_does_not_depend_on_the_other_sets() -> None:
+    fewer = TrainConfig(**{**MIXED.__dict__, "max_steps": 5, "mix": {"big": 5.0, "mid": 3.0}})
+    alone = [index for index in step_order(LENGTHS[:90], fewer, SETS[:90]) if SETS[index] == "big"]
+    mixed = [index for index in step_order(LENGTHS, MIXED, SETS) if SETS[index] == "big"]
+    assert sorted(alone) == sorted(mixed[: len(alone)])
+
+
+@pytest.mark.parametrize(
+    "weights", [[1, 1], [1, 2, 4], [50, 1, 1, 1], [0.3, 0.3, 0.4], [7, 5, 3, 2, 1], [0.1, 0.9]]
+)
+def test_every_first_places_hold_each_share_to_within_one(weights: list[float]) -> None:
+    exact = [Fraction(weight) for weight in weights]
+    shares = {str(number): weight / sum(exact) for number, weight in enumerate(exact)}
+    dealt = list(deal(shares, 1000))
+    for name, share in shares.items():
+        for place, count in enumerate(accumulate(own == name for own in dealt), 1):
+            assert abs(count - share * place) < 1
+
+
+def test_a_mix_counts_what_the_steps_see_of_each_set() -> None:
+    rows = [{**row("a" * number), "data": "near" if number % 4 else "far"} for number in range(1, 41)]
+    train = TrainConfig(global_batch=4, micro_batch=4, max_steps=10, mix={"near": 3.0, "far": 1.0})
+    found = encode_rows(rows, Renderer(Letters(), None), train)
+    assert found.report is not None
+    assert found.report.data == {
+        "far": {"rows": 10, "rows_seen": 10, "trained_tokens": 40},
+        "near": {"rows": 30, "rows_seen": 30, "trained_tokens": 120},
+    }
+    assert found.counts["rows_seen_of_near"] == 30
+    assert "far: 10 rows in the steps, 1.00 times each of its 10; 40 trained tokens" in "".join(
+        found.report.lines()
+    )
+
+
+def test_a_mixed_set_that_loses_all_its_rows_is_refused() -> None:
+    rows = [{**row("short"), "data": "near"}, {**row("x" * 300), "data": "far"}]
+    train = TrainConfig(max_tokens=100, max_over_length_fraction=0.5, mix={"near": 1.0, "far": 1.0})
+    with pytest.raises(RefusedError, match=r"train\.mix\.far: no row of far is left"):
+        encode_rows(rows, Renderer(Letters(), None), train)
+
+
+def test_validation_rows_come_once_each_and_the_longest_first() -> None:
+    train = TrainConfig(max_tokens=100, max_over_length_fraction=0.5)
+    rows = [row("a"), row("abc"), row("x" * 300), row("ab")]
+    found = encode_validation(rows, Renderer(Letters(), None), train)
+    assert [found.ids[index] for index in found.order] == ["id of 3", "id of 2", "id of 1"]
+    assert (found.counts["trained_tokens"], found.counts["rows_too_long"]) == (3 * 4, 1)
+    with pytest.raises(RefusedError, match="1 of 4 validation rows exceed"):
+        encode_validation(rows, Renderer(Letters(), None), TrainConfig(max_tokens=100))
+    assert encode_validation([], Renderer(Letters(), None), train).rows == []
 
 
 @pytest.mark.parametrize(
