@@ -1,5 +1,6 @@
 """`make train CONF=x`: prepared rows and a pinned base in, an adapter out."""
 
+import json
 import sys
 
 from finetune import artifacts, base, tracking
@@ -7,6 +8,7 @@ from finetune.artifacts import Artifact, Spec, input_record
 from finetune.config import RunConfig
 from finetune.console import say
 from finetune.licences import require_lawful
+from finetune.metrics import JobType
 from finetune.plan.stage import make_plan, require_fit
 from finetune.stage import stage
 
@@ -20,11 +22,13 @@ def run(run: RunConfig) -> Artifact:
     spec = Spec("adapter", 1, run.name, {"model": run.model, "train": run.train}, inputs)
     with artifacts.writing(run.paths, spec, move_current=run.run is None) as output:
         if output.finished is None:
-            output.overrides = require_fit(run, make_plan(run, licences, data))
+            plan = make_plan(run, licences, data)
+            output.overrides = require_fit(run, plan)
             from finetune.trainer import train_adapter  # torch and TRL: seconds that a refusal must not cost
 
-            with tracking.open_run(run, "train", spec.run()) as tracker:
-                train_adapter(run, data, pinned, output, tracker)
+            with tracking.open_run(run, JobType.train, spec) as tracker:
+                planned = json.loads(plan.path("plan.json").read_text())
+                train_adapter(run, data, pinned, output, tracker, planned)
         else:
             say("already trained with these settings; nothing to do")
     return output.made()

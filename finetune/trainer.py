@@ -18,6 +18,8 @@ from finetune.config.schema import Checkpointing, Optimizer, TrainConfig
 from finetune.console import say
 from finetune.dataset import TrainingRows, encode_rows
 from finetune.errors import RefusedError
+from finetune.expected import expected_of
+from finetune.flops import needed_flops
 from finetune.loss import score_trained_positions_only
 from finetune.methods import lora_config, require_targets
 from finetune.model import ADAPTER, Loaded, load_base, quantised_modules
@@ -26,7 +28,9 @@ from finetune.run_log import RunLog
 from finetune.tracking import Tracker
 
 
-def train_adapter(run: RunConfig, data: Artifact, pinned: Artifact, output: Output, tracker: Tracker) -> None:
+def train_adapter(
+    run: RunConfig, data: Artifact, pinned: Artifact, output: Output, tracker: Tracker, plan: dict[str, Any]
+) -> None:
     """Load, train, save: the adapter, log.jsonl, counts and facts of one run go into `output`."""
     loaded = load_base(pinned, run.model, run.hardware)
     rows = encode_rows(read_rows(data.path("train.jsonl")), loaded.renderer, run.train)
@@ -37,8 +41,11 @@ def train_adapter(run: RunConfig, data: Artifact, pinned: Artifact, output: Outp
         f"{counts['rows_too_long']} rows too long, {counts['rows_never_seen']} beyond the last step"
     )
     trainer = make_trainer(loaded, rows, run.train, run.hardware, output.folder)
-    with output.append("log.jsonl") as stream:
-        trainer.add_callback(RunLog(stream, tracker, counts["steps"]))
+    flops = needed_flops(trainer.model)
+    expected = expected_of(rows, run.train.global_batch, flops, run.hardware, plan)
+    cuda = run.hardware.device is Device.cuda
+    with output.append("log.jsonl") as stream, RunLog(stream, tracker, expected, cuda) as log:
+        trainer.add_callback(log)
         trainer.train()
     require_finite(trainer.model)
     trainer.model.save_pretrained(output.path(ADAPTER))
