@@ -40,7 +40,7 @@ def pairs(tokens: int, window: int | None) -> int:
 def needed_flops(network: Any) -> Flops:
     """What each token of a row costs this model with its adapter: from the shapes of its layers.
 
-    The head is frozen: TRL refuses an adapter on it.
+    The head is frozen: TRL refuses an adapter on it. A router of experts, a few weights, is not counted.
     """
     head = network.get_output_embeddings()
     per_token = 0.0

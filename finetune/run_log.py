@@ -56,7 +56,7 @@ class RunLog(TrainerCallback):  # type: ignore[misc]
         self.seconds_before = float(history[-1].get("seconds", 0.0)) if history else 0.0
         self.opened = self.started = time.monotonic()
         self.paused_s = 0.0
-        self.window: deque[tuple[int, float]] = deque(maxlen=WINDOW + 1)
+        self.window: deque[tuple[int, float]] = deque(maxlen=WINDOW)
         self.progress: PlainProgress | LiveProgress | None = None
         self.said, self.tokens_per_s = "", 0.0
         if not any("total_steps" in row for row in history or ()):
