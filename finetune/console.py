@@ -13,6 +13,7 @@ Sized = TypeVar("Sized", bound=Collection[Any])
 
 PLAIN_INTERVAL_S = 15.0
 LIVE_INTERVAL_S = 1.0
+BAR_WIDTH = 16
 
 
 def say(line: str) -> None:
@@ -87,14 +88,20 @@ class PlainProgress:
 class LiveProgress:
     """A bar with a note and the time left, drawn anew at most once a second, when something has changed."""
 
-    def __init__(self, label: str, total: int, start: int = 0, console: Any = None) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    def __init__(self, label: str, total: int, start: int = 0) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
 
-        columns = TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-        more = TextColumn("{task.fields[left]}"), TextColumn("{task.fields[note]}", markup=False)
+        count = f"{label} {{task.completed:.0f}}/{total}"
+        rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # what a narrow terminal cuts
+        columns = (
+            TextColumn(count, table_column=Column(min_width=len(f"{label} {total}/{total}"), no_wrap=True)),
+            BarColumn(bar_width=BAR_WIDTH, table_column=Column(min_width=BAR_WIDTH)),
+            TextColumn("{task.fields[note]}", markup=False, table_column=rest),
+        )
         # no thread of its own draws: it would take turns with the work
-        self.bar = Progress(*columns, *more, console=console, auto_refresh=False)
-        self.task = self.bar.add_task(label, total=total, completed=start, left="", note="")
+        self.bar = Progress(*columns, auto_refresh=False, expand=True)
+        self.task = self.bar.add_task(label, total=total, completed=start, note="")
         self.total, self.last = total, 0.0
         self.bar.start()
 
@@ -104,8 +111,8 @@ class LiveProgress:
         if now - self.last < LIVE_INTERVAL_S and done < self.total:
             return
         self.last = now
-        left = "" if left_s is None else f"{clock(left_s)} left"
-        self.bar.update(self.task, completed=done, note=note, left=left)
+        left = [] if left_s is None else [f"{clock(left_s)} left"]
+        self.bar.update(self.task, completed=done, note=", ".join([*left, *([note] if note else [])]))
         self.bar.refresh()
 
     def close(self) -> None:

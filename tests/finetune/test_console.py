@@ -24,7 +24,7 @@ say("a line in between")
 """
 
 
-def on_a_terminal(code: str) -> str:
+def on_a_terminal(code: str, columns: int = 160) -> str:
     """What a process writes to its terminal, control sequences and all."""
     ours, theirs = pty.openpty()
     shown: list[bytes] = []
@@ -39,7 +39,7 @@ def on_a_terminal(code: str) -> str:
 
     reader = threading.Thread(target=read)
     reader.start()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "160", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": str(columns), "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], stdout=theirs, stderr=theirs, env=environment, timeout=60)
     os.close(theirs)
     reader.join(10)
@@ -55,10 +55,16 @@ def test_a_terminal_gets_a_bar_that_starts_where_the_run_goes_on() -> None:
     text = plain(on_a_terminal(WORK.format(end="work.update(30, 'loss 0.400', left_s=0); work.close()")))
     drawn = re.findall(r"(\d+)/30", text)
     assert drawn[0] == "12"
+    assert "loss 0.400" in text
     assert drawn[-1] == "30"
     assert len(drawn) < 10  # once a second, not once a step
-    assert "1 min left loss 0.500, [2] tokens/s" in text
+    assert "1 min left, loss 0.500, [2] tokens/s" in text
     assert "a line in between" in text
+
+
+def test_a_narrow_terminal_shows_the_step_and_the_time_left() -> None:
+    text = plain(on_a_terminal(WORK.format(end="work.close()"), columns=60))
+    assert re.search(r"train 13/30 \S+ +1 min left, loss 0.5", text)
 
 
 def test_the_terminal_is_left_as_it_was_when_the_work_fails() -> None:
