@@ -16,12 +16,13 @@ export_MODULE := finetune.export
 fetch-base_MODULE := finetune.fetch_base
 quantise-base_MODULE := finetune.quantise
 show-mask_MODULE := finetune.show_mask
+status_MODULE := finetune.status
 
 STAGE = $(BIN)/python -m $($@_MODULE) experiment=$(CONF) $(if $(RUN),"run='$(RUN)'") $(ARGS)
 CHOICES = ls conf/experiment $(if $(CONF_DIR),"$(CONF_DIR)/experiment" 2>/dev/null) | sed -n 's/\.yaml$$//p' | sort | paste -sd ' '
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo all fetch-base quantise-base preflight show show-mask test check fix check-conf $(STAGES)
+.PHONY: help setup demo all fetch-base quantise-base preflight status show show-mask test check fix check-conf $(STAGES)
 
 help: ## list the commands
 	@grep -hE '^[a-z][a-z -]*:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 28
@@ -69,6 +70,9 @@ eval: check-conf $(READY) ## adapter against its base and the floors, with a ver
 	@$(STAGE)
 
 export: check-conf $(READY) ## merge, prove the merge equal, write the folder for the serving team
+	@$(STAGE)
+
+status: check-conf $(READY) ## where each stage stands, and how far a training run is; from another shell
 	@$(STAGE)
 
 check-conf:

@@ -71,6 +71,19 @@ def facts(data: DataConfig, made: Made) -> dict[str, Any]:
     return found
 
 
+def numbers(report: Mapping[str, Any]) -> dict[str, float]:
+    """The report's numbers for the tracker: no labels, no reasons, no text."""
+    rows = {f"prepare/rows_{side}": report["splits"][side]["rows"] for side in SIDES}
+    return rows | {
+        "prepare/read": report["read"],
+        "prepare/dropped": sum(report["dropped"].values()),
+        "prepare/groups": report["components"]["count"],
+        "prepare/leak_max_jaccard": max(report["cross_split_max_jaccard"].values()),
+        "prepare/leak_max_coverage": report["ngram_coverage_of_test"]["max"],
+        "prepare/leaked_rows_of_random_split": report["random_split"]["test_rows_leaked"],
+    }
+
+
 def _side(count: SideCount) -> dict[str, int]:
     return {
         "rows": count.rows,

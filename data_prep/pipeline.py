@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from data_prep.card import card, told
 from data_prep.checks import drop_covered, look_for_suspects, prove, suspect_lines
@@ -31,8 +32,8 @@ class Preparation:
     workers: int
 
 
-def make(work: Preparation, output: Output) -> None:
-    """Prepare the source's documents and write every file of the run.
+def make(work: Preparation, output: Output) -> dict[str, Any]:
+    """Prepare the source's documents and write every file of the run; what report.json says.
 
     Raises DataError or RefusedError; nothing is finished then.
     """
@@ -58,7 +59,7 @@ def make(work: Preparation, output: Output) -> None:
         contamination = {**asdict(coverage), "references_unjudged": work.references.unjudged}
         made = Made(corpus, members, rows.counts, len(division.edges), contamination, proof, judged)
         output.write_jsonl("ledger.jsonl", ledger_lines(corpus, placed, work.ids))
-        _report(work, made, output)
+        return _report(work, made, output)
 
 
 def _require_rows(counts: Mapping[str, SideCount]) -> None:
@@ -70,7 +71,7 @@ def _require_rows(counts: Mapping[str, SideCount]) -> None:
         )
 
 
-def _report(work: Preparation, made: Made, output: Output) -> None:
+def _report(work: Preparation, made: Made, output: Output) -> dict[str, Any]:
     found = facts(work.data, made)
     for line in told(found):
         say(line)
@@ -86,3 +87,4 @@ def _report(work: Preparation, made: Made, output: Output) -> None:
     output.counts = {
         key: found[key] for key in ("read", "rows", "splits", "dropped", "components", "random_split")
     }
+    return found

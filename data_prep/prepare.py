@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data_prep.contamination import load_references
 from data_prep.examples import Ids
+from data_prep.facts import numbers
 from data_prep.pipeline import Preparation, make
 from data_prep.sources import open_source
 from data_prep.sources.source import hashed, record
@@ -13,7 +14,9 @@ from finetune.artifacts import Artifact, Spec, writing
 from finetune.artifacts.key import private_key
 from finetune.config import RunConfig
 from finetune.console import say
+from finetune.metrics import JobType
 from finetune.stage import stage
+from finetune.tracking import open_run
 
 VERSION = 2
 """Raised by hand when other code makes other rows of the same data and settings."""
@@ -31,7 +34,9 @@ def prepare(run: RunConfig) -> Artifact:
     with writing(run.paths, spec, move_current=True) as output:
         if output.finished is None:
             references = load_references(settings.references, Path(run.paths.data_root), settings)
-            make(Preparation(source, references, run.data, Ids(private_key(run.paths)), workers), output)
+            with open_run(run, JobType.prepare, spec) as tracker:
+                work = Preparation(source, references, run.data, Ids(private_key(run.paths)), workers)
+                tracker.log(numbers(make(work, output)))
         else:
             say("nothing to do: made before from this very source and these settings, and intact")
     return output.made()

@@ -12,6 +12,7 @@ from finetune import artifacts, tracking
 from finetune.artifacts import Artifact, Output, Spec
 from finetune.config import RunConfig
 from finetune.console import say
+from finetune.metrics import JobType
 from finetune.stage import stage
 
 
@@ -21,7 +22,7 @@ def run(run: RunConfig) -> Artifact:
     spec = Spec("report", 1, run.name, {"eval": run.eval}, inputs.records())
     with artifacts.writing(run.paths, spec, move_current=run.run is None) as output:
         if output.finished is None:
-            with tracking.open_run(run, "eval", spec.run()) as tracker:
+            with tracking.open_run(run, JobType.eval, spec) as tracker:
                 tracker.log(summary.numbers(_evaluate(run, inputs, output)))
         else:
             say("already evaluated with these settings; nothing to do")

@@ -70,8 +70,14 @@ class Checkpoints:
         self._write(f"{BEST}{step:08d}", step, files, {})
 
     def best(self, step: int) -> Checkpoint:
-        """The kept weights of a step. Raises DamagedError where they are not whole."""
-        return read(self.folder / f"{BEST}{step:08d}")
+        """The kept weights of a step. Raises DataError where they are not whole."""
+        folder = self.folder / f"{BEST}{step:08d}"
+        try:
+            return read(folder)
+        except DamagedError as problem:
+            raise DataError(
+                f"{folder} is damaged ({problem}); delete {self.folder} to train again, or set train.keep_best=false"
+            ) from None
 
     def _prune(self, facts: Mapping[str, Any]) -> None:
         """Delete the checkpoints beyond the newest `keep`, and best weights that none of those names."""

@@ -12,6 +12,8 @@ T = TypeVar("T")
 Sized = TypeVar("Sized", bound=Collection[Any])
 
 PLAIN_INTERVAL_S = 15.0
+LIVE_INTERVAL_S = 1.0
+BAR_WIDTH = 16
 
 
 def say(line: str) -> None:
@@ -60,17 +62,73 @@ def counted(batches: Iterable[Sized], label: str) -> Iterator[Sized]:
 
 
 class PlainProgress:
-    """Lines such as `train 40/94, 120 s left` at most every 15 seconds."""
+    """Lines such as `train 40/94, 120 s left` at most every 15 seconds, and the last one."""
 
-    def __init__(self, label: str, total: int) -> None:
-        self.label, self.total = label, total
+    def __init__(self, label: str, total: int, start: int = 0) -> None:
+        self.label, self.total, self.start = label, total, start
         self.started = self.last = time.monotonic()
 
-    def update(self, done: int, note: str = "") -> None:
-        """Say where the work stands if the last line is old enough or the work is done."""
+    def update(self, done: int, note: str = "", left_s: float | None = None) -> None:
+        """Say where the work stands if the last line is old enough or the work is done.
+
+        The time left is what the work since `start` took a piece, unless the caller knows better.
+        """
         now = time.monotonic()
         if now - self.last < PLAIN_INTERVAL_S and done < self.total:
             return
         self.last = now
-        left_s = (now - self.started) / max(done, 1) * (self.total - done)
+        if left_s is None:
+            left_s = (now - self.started) / max(done - self.start, 1) * (self.total - done)
         say(f"  {self.label} {done}/{self.total}, {left_s:.0f} s left{', ' + note if note else ''}")
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class LiveProgress:
+    """A bar with a note and the time left, drawn anew at most once a second, when something has changed."""
+
+    def __init__(self, label: str, total: int, start: int = 0) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
+
+        count = f"{label} {{task.completed:.0f}}/{total}"
+        rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # what a narrow terminal cuts
+        columns = (
+            TextColumn(count, table_column=Column(min_width=len(f"{label} {total}/{total}"), no_wrap=True)),
+            BarColumn(bar_width=BAR_WIDTH, table_column=Column(min_width=BAR_WIDTH)),
+            TextColumn("{task.fields[note]}", markup=False, table_column=rest),
+        )
+        # no thread of its own draws: it would take turns with the work
+        self.bar = Progress(*columns, auto_refresh=False, expand=True)
+        self.task = self.bar.add_task(label, total=total, completed=start, note="")
+        self.total, self.last = total, 0.0
+        self.bar.start()
+
+    def update(self, done: int, note: str = "", left_s: float | None = None) -> None:
+        """Move the bar; the caller knows how long the rest will take, or nobody does yet."""
+        now = time.monotonic()
+        if now - self.last < LIVE_INTERVAL_S and done < self.total:
+            return
+        self.last = now
+        left = [] if left_s is None else [f"{clock(left_s)} left"]
+        self.bar.update(self.task, completed=done, note=", ".join([*left, *([note] if note else [])]))
+        self.bar.refresh()
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self.bar.stop()
+
+
+def live(label: str, total: int, start: int = 0) -> PlainProgress | LiveProgress:
+    """Progress of work that goes on from `start`: drawn on a terminal, plain lines elsewhere."""
+    return (LiveProgress if sys.stdout.isatty() else PlainProgress)(label, total, start)
+
+
+def clock(seconds: float) -> str:
+    """`42 s`, `3 min`, `1 h 05 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"

@@ -2,11 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from finetune.config.schema import BestMetric, TrainConfig
-from finetune.errors import DataError
 
 LOWER_IS_BETTER = (BestMetric.validation_loss,)
 
@@ -44,21 +43,22 @@ class BestSoFar:
             self.value, self.step, self.without_gain = value, step, 0
         else:
             self.without_gain += 1
-        return Judgement(improved, self.patience is not None and self.without_gain >= self.patience)
+        return Judgement(improved, self.exhausted)
 
     def _gain(self, value: float) -> float:
         if self.value is None:
             return math.inf
         return self.value - value if self.metric in LOWER_IS_BETTER else value - self.value
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for a checkpoint's JSON."""
-        return {**asdict(self), "metric": self.metric.name}
+    @property
+    def exhausted(self) -> bool:
+        """Whether patience has run out."""
+        return self.patience is not None and self.without_gain >= self.patience
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "BestSoFar":
-        """What `to_dict` gave. Raises DataError where a checkpoint holds anything else."""
-        try:
-            return cls(**{**values, "metric": BestMetric[values["metric"]]})
-        except (KeyError, TypeError):
-            raise DataError("the checkpoint's record of the best validation is damaged") from None
+    def state(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"value": self.value, "step": self.step, "without_gain": self.without_gain}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.value, self.step, self.without_gain = state["value"], state["step"], state["without_gain"]

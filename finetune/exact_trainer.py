@@ -1,7 +1,7 @@
 """TRL's trainer with exact checkpoints: saved between steps, resumed bit for bit, guarded before the weights move."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,12 +10,14 @@ import torch
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
-from finetune.checkpoint import Checkpoints
+from finetune.checkpoint import Checkpoint, Checkpoints
 from finetune.config.schema import TrainConfig
+from finetune.console import say
 from finetune.dataset import TrainingRows
 from finetune.errors import PreemptedError
-from finetune.guards import SpikeWatch, require_finite_step
+from finetune.guards import SpikeWatch, listed, require_finite_step
 from finetune.preemption import Preemption
+from finetune.run_log import RunLog
 from finetune.training_state import (
     load_weights,
     random_states,
@@ -39,11 +41,8 @@ class Safety:
 
     checkpoints: Checkpoints
     preemption: Preemption
-    note: Callable[[dict[str, Any]], None]
-    """Takes one row of log.jsonl."""
+    log: RunLog
     parts: dict[str, Part] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
-    """Stand in every checkpoint beside `micro_batch`."""
 
 
 @dataclass
@@ -86,6 +85,11 @@ class ExactTrainer(SFTTrainer):  # type: ignore[misc]
             self._tr_loss, self.state.num_input_tokens_seen = self.begun.loss_sum, self.begun.tokens
             self._save_checkpoint(self.model, None)
 
+    def stand_at(self, found: Checkpoint) -> None:
+        """The weights and the rest of a checkpoint, for a run that had ended there."""
+        self._load_from_checkpoint(str(found.folder))
+        self.state.global_step = found.step
+
     def step_ids(self) -> list[list[str]]:
         """The row ids of the step under way, by micro-batch."""
         train, rows = self.run_train, self.run_rows
@@ -114,9 +118,10 @@ class ExactTrainer(SFTTrainer):  # type: ignore[misc]
         parts = {name: part.state() for name, part in self.safety.parts.items()}
         sums = {"loss_sum": self._tr_loss, "logged_step": self._globalstep_last_logged}
         states = {"random": random_states(), "parts": parts, "sums": sums}
-        facts = {**self.safety.facts, "micro_batch": self.run_train.micro_batch}
-        facts |= {"best_step": parts.get("best", {}).get("step")}
-        self.safety.checkpoints.save(self.state.global_step, state_files(self, states), facts)
+        facts = {"micro_batch": self.run_train.micro_batch, "stopped": self.control.should_training_stop}
+        facts["best_step"] = parts.get("best", {}).get("step")
+        with self.safety.log.pause():
+            self.safety.checkpoints.save(self.state.global_step, state_files(self, states), facts)
         self.saved_step = self.state.global_step
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -205,7 +210,8 @@ class _Saving(TrainerCallback):  # type: ignore[misc]
         watch = self.safety.parts.get("spikes")
         loss = float(sum(torch.stack(self.trainer.losses).tolist()))
         if isinstance(watch, SpikeWatch) and watch.update(loss):
-            self.safety.note({"step": step, "spike": loss, "rows": self._ids_before()})
+            self.safety.log.note({"step": step, "spike": loss, "rows": (rows := self._ids_before())})
+            say(f"  step {step}: the loss leaps to {loss:.3f}; look at the rows {listed(rows)}")
 
     def _ids_before(self) -> list[str]:
         """Row ids of the step that has just ended."""

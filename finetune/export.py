@@ -12,7 +12,9 @@ from finetune.console import say
 from finetune.errors import RefusedError
 from finetune.handover import copy_companions, report_on
 from finetune.licences import require_lawful
+from finetune.metrics import JobType
 from finetune.stage import stage
+from finetune.tracking import Tracker, open_run
 from finetune.training_data import require_lawful_mix
 
 
@@ -37,15 +39,16 @@ def run(run: RunConfig) -> Artifact:
     )
     with artifacts.writing(run.paths, spec, move_current=run.run is None) as output:
         if output.finished is None:
-            _export(run, inputs, output)
+            with open_run(run, JobType.export, spec) as tracker:
+                _export(run, inputs, output, tracker)
         else:
             say("already exported with these settings; nothing to do")
     return output.made()
 
 
-def _export(run: RunConfig, inputs: dict[str, Artifact], output: Output) -> None:
+def _export(run: RunConfig, inputs: dict[str, Artifact], output: Output, tracker: Tracker) -> None:
     from finetune.adapter_weights import read_adapter
-    from finetune.fidelity import as_trained, measure, told
+    from finetune.fidelity import as_trained, measure, numbers, told
     from finetune.merge import write_merged
     from finetune.model import ADAPTER, trained_on
     from finetune.model_card import model_card
@@ -60,6 +63,7 @@ def _export(run: RunConfig, inputs: dict[str, Artifact], output: Output) -> None
     figures = measure(run, adapter, base, data.path("test.jsonl"), output.folder)
     figures |= {"tensors_changed": len(merged.changed), "max_rounding_ulp": merged.max_rounding_ulp}
     output.write_json("fidelity.json", figures)
+    tracker.log(numbers(figures))
     say(told(figures))
     if not figures["passed"]:
         raise RefusedError(figures["problems"])

@@ -77,6 +77,14 @@ def told(figures: dict[str, Any]) -> str:
     )
 
 
+def numbers(figures: dict[str, Any]) -> dict[str, float | None]:
+    """The figures for the tracker."""
+    same = ("passed", "fp32_kl", "fp32_top1", "greedy_equal", "positions", "tensors_changed")
+    found = {f"export/{key}": figures[key] for key in same}
+    found |= {"export/kl": figures["mean_kl"], "export/top1": figures["top1_agreement"]}
+    return found | {f"export/{key}_floor": figures["floor"][key] for key in ("kl", "top1")}
+
+
 def as_trained(run: RunConfig, adapter: Artifact, base: TrainedOn) -> Base:
     """The base with the quantised modules of the adapter's manifest, quantised where training did it."""
     quantised = frozenset(adapter.manifest.facts["quantised"])

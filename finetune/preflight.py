@@ -12,10 +12,20 @@ from finetune.console import say
 from finetune.errors import RefusedError
 from finetune.kept_base import training_base
 from finetune.licences import require_lawful
+from finetune.metrics import JobType
 from finetune.plan import calibration, measured
 from finetune.plan.stage import make_plan, require_fit
 from finetune.stage import stage
+from finetune.tracking import Tracker, open_run
 from finetune.training_data import open_data
+
+TRACKED = {
+    "preflight/peak_gib": "measured_allocated_gib",
+    "preflight/memory_error": "memory_error",
+    "preflight/tokens_per_s": "measured_tokens_per_s",
+    "preflight/speed_error": "speed_error",
+}
+"""What the tracker gets of preflight.json."""
 
 
 def run(run: RunConfig) -> Artifact:
@@ -40,17 +50,21 @@ def run(run: RunConfig) -> Artifact:
         if output.finished is None:
             output.overrides = forced
             read = training_base(run, pinned).read
-            with output.scratch() as scratch:
+            with output.scratch() as scratch, open_run(run, JobType.preflight, spec) as tracker:
                 found = trial_run(run, data, read, scratch)
-            _compare(run, json.loads(plan.path("plan.json").read_text()), found, output)
+                _compare(run, json.loads(plan.path("plan.json").read_text()), found, output, tracker)
         else:
             say("already measured with these settings on this device; nothing to do")
     return output.made()
 
 
-def _compare(run: RunConfig, plan: dict[str, Any], found: measured.Measured, output: Output) -> None:
+def _compare(
+    run: RunConfig, plan: dict[str, Any], found: measured.Measured, output: Output, tracker: Tracker
+) -> None:
     compared = measured.comparisons(run, plan, found)
-    output.write_json("preflight.json", measured.report(run, compared, found))
+    report = measured.report(run, compared, found)
+    output.write_json("preflight.json", report)
+    tracker.log({name: report[key] for name, key in TRACKED.items()})
     kept = calibration.append(run.paths, calibration.row_of(run, output.folder.name, plan, found))
     say(f"{measured.table(compared, found)}\n  kept for later plans: {kept}")
     if problems := measured.problems(plan, compared, found):

@@ -1,8 +1,9 @@
 """`make train CONF=x`: prepared rows and a pinned base in, an adapter out."""
 
+import json
 import sys
 
-from finetune import artifacts, base, tracking
+from finetune import artifacts, base
 from finetune.artifacts import Artifact, Spec, input_record
 from finetune.artifacts.folders import CHECKPOINTS
 from finetune.config import RunConfig
@@ -30,15 +31,16 @@ def run(run: RunConfig) -> Artifact:
     writing = artifacts.writing(run.paths, spec, move_current=run.run is None, kept=KEPT)
     with Preemption() as preemption, writing as output:
         if output.finished is None:
-            output.overrides = require_fit(run, make_plan(run, licences, data))
+            plan = make_plan(run, licences, data)
+            output.overrides = require_fit(run, plan)
             weights = training_base(run, pinned)
             from finetune.training_run import (  # torch and TRL: seconds a refusal must not cost
                 Session,
                 train_adapter,
             )
 
-            with tracking.open_run(run, "train", spec.run()) as tracker:
-                train_adapter(Session(run, data, weights, output, tracker, preemption))
+            planned = json.loads(plan.path("plan.json").read_text())
+            train_adapter(Session(run, spec, data, weights, output, preemption, planned))
         else:
             say("already trained with these settings; nothing to do")
     return output.made()

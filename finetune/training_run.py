@@ -1,23 +1,26 @@
 """A training run from its inputs to a saved adapter: begun, resumed, made smaller where memory runs out."""
 
 import gc
-import json
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from finetune import tracking
 from finetune.adapter_files import write_adapter
-from finetune.artifacts import Output, input_record
+from finetune.artifacts import Output, Spec, input_record
 from finetune.artifacts.folders import CHECKPOINTS
 from finetune.checkpoint import Checkpoint, Checkpoints
 from finetune.config import RunConfig
+from finetune.config.plan import Device
+from finetune.config.schema import TrainConfig
 from finetune.console import say
-from finetune.dataset import TrainingRows, encode_rows
+from finetune.dataset import TrainingRows, encode_rows, encode_validation
 from finetune.errors import MachineError
 from finetune.exact_trainer import ExactTrainer, Part, Safety
+from finetune.expected import expected_of
+from finetune.flops import needed_flops
 from finetune.guards import (
     SpikeWatch,
     is_out_of_memory,
@@ -26,29 +29,35 @@ from finetune.guards import (
     require_trained_tokens,
     smaller_micro_batch,
 )
+from finetune.log_rows import rewind
+from finetune.metrics import JobType
 from finetune.mirror import Mirror
 from finetune.model import Loaded, TrainedOn, load_base, quantised_modules
+from finetune.plan.request import measured_workload
 from finetune.preemption import Preemption
-from finetune.run_log import RunLog, rewind
+from finetune.rows import read_rows
+from finetune.run_log import RunLog
 from finetune.token_report import write_report
 from finetune.tracking import Tracker
 from finetune.trainer import make_trainer
 from finetune.training_data import TrainingData
-from finetune.training_state import checkpoint_bytes
+from finetune.training_state import checkpoint_bytes, load_weights
+from finetune.validating import HeldOut, Validating
 
 LOG = "log.jsonl"
 
 
 @dataclass
 class Session:
-    """Everything that one run is given."""
+    """Everything that one run is given. `planned` is the content of plan.json."""
 
     run: RunConfig
+    spec: Spec
     data: TrainingData
     base: TrainedOn
     output: Output
-    tracker: Tracker
     preemption: Preemption
+    planned: dict[str, Any]
 
 
 def train_adapter(session: Session) -> None:
@@ -65,70 +74,81 @@ def train_adapter(session: Session) -> None:
     )
     store = Checkpoints(output.path(CHECKPOINTS), output.folder.name, run.train.keep_checkpoints, mirror)
     found = store.newest()
-    rewind(output, LOG, found.step if found else 0)
-    micro_batch = found.facts["micro_batch"] if found else run.train.micro_batch
-    while True:
-        smaller = _attempt(session, store, micro_batch)
-        if smaller is None:
-            return
-        micro_batch = smaller
-        gc.collect()
-        with suppress(AssertionError):  # torch without CUDA
-            torch.cuda.empty_cache()
+    history = rewind(output.path(LOG), found.step if found else 0)
+    micro_batch: int | None = found.facts["micro_batch"] if found else run.train.micro_batch
+    with tracking.open_run(run, JobType.train, session.spec, history or None) as tracker:
+        while micro_batch is not None:
+            micro_batch = _attempt(session, store, tracker, micro_batch)
+            gc.collect()
+            with suppress(AssertionError):  # torch without CUDA
+                torch.cuda.empty_cache()
 
 
-def _attempt(session: Session, store: Checkpoints, micro_batch: int) -> int | None:
+def _attempt(session: Session, store: Checkpoints, tracker: Tracker, micro_batch: int) -> int | None:
     """Train from the newest checkpoint; None once the adapter is saved, else the micro-batch that may fit."""
-    run = session.run
+    run, output = session.run, session.output
     train = replace(run.train, micro_batch=micro_batch)
     loaded = load_base(session.base.read, run.model, run.hardware)
     rows = encode_rows(session.data.rows(), loaded.renderer, train)
     require_trained_tokens(rows, train)
-    write_report(rows.report, session.output)
+    write_report(rows.report, output)
     _announce(rows, train.global_batch)
-    trainer = make_trainer(loaded, rows, train, run.hardware, session.output.folder)
-    require_room(session.output.folder, (train.keep_checkpoints + 2) * checkpoint_bytes(trainer))
-    with session.output.append(LOG) as stream:
-
-        def note(row: dict[str, Any]) -> None:
-            stream.write(json.dumps(row) + "\n")
-            say(
-                f"  step {row['step']}: "
-                + ", ".join(f"{key} {value}" for key, value in row.items() if key != "step")
-            )
-
+    trainer = make_trainer(loaded, rows, train, run.hardware, output.folder)
+    require_room(output.folder, (train.keep_checkpoints + 2) * checkpoint_bytes(trainer))
+    found = store.newest()
+    expected = expected_of(
+        rows, train.global_batch, needed_flops(trainer.model), run.hardware, session.planned
+    )
+    history = rewind(output.path(LOG), found.step if found else 0)
+    cuda = run.hardware.device is Device.cuda
+    with output.append(LOG) as stream, RunLog(stream, tracker, expected, cuda, history) as log:
         parts: dict[str, Part] = {"spikes": SpikeWatch(train.spike_deviations)}
-        trainer.secure(Safety(store, session.preemption, note, parts))
-        trainer.add_callback(RunLog(stream, session.tracker, rows.counts["steps"]))
-        smaller = _train(trainer, store.newest(), note)
+        if train.validate_every_steps is not None:
+            validating = Validating(loaded, _held_out(session, loaded, rows, train), train, log, store)
+            parts["best"] = validating.best
+            trainer.add_callback(validating)
+        trainer.secure(Safety(store, session.preemption, log, parts))
+        trainer.add_callback(log)
+        smaller = _train(trainer, found, log)
     if smaller is None:
-        _save(session, trainer, loaded, rows)
+        _save(session, trainer, loaded, rows, tracker)
     return smaller
 
 
-def _train(
-    trainer: ExactTrainer, found: Checkpoint | None, note: Callable[[dict[str, Any]], None]
-) -> int | None:
+def _held_out(session: Session, loaded: Loaded, rows: TrainingRows, train: TrainConfig) -> HeldOut:
+    """The validation rows, in batches that take no more memory than the largest of training."""
+    found = read_rows(session.data.path("val.jsonl"))[: train.validation_rows]
+    encoded = encode_validation(found, loaded.renderer, train)
+    largest = measured_workload(rows, train)
+    return HeldOut(found, encoded.rows, train.micro_batch, train.micro_batch * largest.longest)
+
+
+def _train(trainer: ExactTrainer, found: Checkpoint | None, log: RunLog) -> int | None:
     """None at the end of the run; where memory ran out, saved as the step began, the micro-batch to go on with."""
     if found is not None:
         say(f"going on from step {found.step}, {found.folder}")
+        if found.facts["stopped"]:
+            trainer.stand_at(found)
+            return None
     try:
         trainer.train(resume_from_checkpoint=str(found.folder) if found else None)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        doing = trainer.in_optimizer
     else:
         return None
-    if doing:
+    if trainer.in_optimizer:
         raise MachineError(
             "out of memory in the optimizer's step, whatever the micro-batch; lower train.lora.rank or use "
             "train.optimizer=paged_adamw_8bit"
         )
+    micro_batch, step = trainer.run_train.micro_batch, trainer.state.global_step
     smaller = smaller_micro_batch(trainer.run_train)
     trainer.save_step_start()
-    row = {"step": trainer.state.global_step, "out_of_memory_at_micro_batch": trainer.run_train.micro_batch}
-    note({**row, "micro_batch": smaller})
+    log.note({"step": step, "out_of_memory_at_micro_batch": micro_batch, "micro_batch": smaller})
+    say(
+        f"  step {step + 1}: out of memory with {micro_batch} rows a micro-batch; going on with {smaller}, the same rows"
+    )
     return smaller
 
 
@@ -140,12 +160,29 @@ def _announce(rows: TrainingRows, global_batch: int) -> None:
     )
 
 
-def _save(session: Session, trainer: ExactTrainer, loaded: Loaded, rows: TrainingRows) -> None:
+def _save(
+    session: Session, trainer: ExactTrainer, loaded: Loaded, rows: TrainingRows, tracker: Tracker
+) -> None:
+    steps = trainer.state.global_step
+    best = _use_best(trainer, session.run.train)
     require_finite(trainer.model)
     write_adapter(trainer.model, session.run.model, session.output)
-    session.output.counts = dict(rows.counts)
-    session.output.facts = _facts(session, loaded, quantised_modules(trainer.model))
-    session.tracker.log({f"count/{key}": value for key, value in rows.counts.items()})
+    session.output.counts = {**rows.counts, "steps_taken": steps}
+    session.output.facts = _facts(session, loaded, quantised_modules(trainer.model)) | {"best": best}
+    tracker.log({f"count/{key}": value for key, value in session.output.counts.items()})
+
+
+def _use_best(trainer: ExactTrainer, train: TrainConfig) -> dict[str, Any] | None:
+    """Put the best validated weights in place of the last ones where they are to be kept; which those are."""
+    if trainer.safety is None or "best" not in trainer.safety.parts:
+        return None
+    best = trainer.safety.parts["best"].state()
+    if train.keep_best and best["step"] is not None:
+        load_weights(trainer.model, trainer.safety.checkpoints.best(best["step"]).folder)
+        say(
+            f"the adapter is that of step {best['step']}, the best by {train.best_metric.name}: {best['value']:.4f}"
+        )
+    return {"metric": train.best_metric.name, "step": best["step"], "value": best["value"]}
 
 
 def _facts(session: Session, loaded: Loaded, quantised: list[str]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from finetune.dataset import TrainingRows, encode_rows
 from finetune.generate import greedy
 from finetune.guards import require_finite
 from finetune.model import ADAPTER, Loaded, load_base, read_renderer, require_device
+from finetune.peak_memory import peak_bytes, reset_peak
 from finetune.plan.holdings import hold_weights
 from finetune.plan.kernels import cpu_scratch
 from finetune.plan.measured import Measured
@@ -37,8 +38,6 @@ STEPS = 3
 """Optimizer steps: the first warms up and makes the optimizer's states, the others are timed."""
 NEW_TOKENS = 8
 """Of each evaluated prompt: enough for a time a token, while the prompts decide the memory."""
-
-RESET, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def device_name(hardware: HardwareConfig) -> str:
@@ -150,10 +149,7 @@ class StepMeter(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """The first step's time begins; what loading held is no part of a step."""
-        if self.cuda:
-            torch.cuda.reset_peak_memory_stats()
-        elif RESET.exists():
-            RESET.write_text("5")  # the largest resident size counts anew (man 5 proc)
+        reset_peak(self.cuda)
         self.last = time.monotonic()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
@@ -199,8 +195,7 @@ def _states(optimizer: Any) -> dict[str, torch.Tensor]:
 def _read_device(found: Measured, hardware: HardwareConfig) -> None:
     """What the device held during the steps; of a CPU, this process' share of it, where the system tells."""
     if hardware.device is Device.cpu:
-        lines = STATUS.read_text().splitlines() if STATUS.exists() else []
-        found.used = next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
+        found.used = peak_bytes(cuda=False)
         return
     found.allocated, found.reserved = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
     free, total = torch.cuda.mem_get_info()

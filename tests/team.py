@@ -16,6 +16,7 @@ MODULES = {
     "train": "finetune.train",
     "eval": "eval.evaluate",
     "export": "finetune.export",
+    "status": "finetune.status",
 }
 
 
@@ -44,10 +45,11 @@ class Team:
         """One stage without make, whose exit code make would replace by 2."""
         return self._run([*self._stage(name, experiment), *overrides])
 
-    def start(self, name: str) -> subprocess.Popen[bytes]:
+    def start(self, name: str, *overrides: str) -> subprocess.Popen[bytes]:
         """One stage that runs on while the test goes on."""
         quiet = subprocess.DEVNULL
-        return subprocess.Popen(self._stage(name), cwd=ROOT, env=self.environment, stdout=quiet, stderr=quiet)
+        command = [*self._stage(name), *overrides]
+        return subprocess.Popen(command, cwd=ROOT, env=self.environment, stdout=quiet, stderr=quiet)
 
     def _stage(self, name: str, experiment: str = "tiny") -> list[str]:
         runs = f"paths.runs={self.folder / 'runs'}"

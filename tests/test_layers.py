@@ -21,6 +21,7 @@ KERNEL = (
 SERVICES = (
     "finetune.audit",
     "finetune.tracking",
+    "finetune.metrics",
     "finetune.licences",
     "finetune.pages",
     "finetune.plots",
@@ -31,7 +32,7 @@ ALLOWED = {
     "data_prep": ("data_prep", *KERNEL, *SERVICES),
     "eval": ("eval", *KERNEL, *SERVICES, "finetune.model", "finetune.generate"),
 }
-LIGHT = [*KERNEL, *(f"finetune.{name}" for name in "tracking stage pages plots licences".split())]
+LIGHT = [*KERNEL, *(f"finetune.{name}" for name in "tracking metrics stage pages plots licences".split())]
 HEAVY = {
     "torch",
     "transformers",

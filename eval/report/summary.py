@@ -62,16 +62,17 @@ def of_task(task: Task, predictions: Sequence[Prediction]) -> list[Prediction]:
     return [item for item in predictions if item["task"] == task.name]
 
 
-def numbers(report: Mapping[str, Any]) -> dict[str, float]:
-    """The report's numbers by name, for the tracker: no labels, no text."""
-    found = {
-        f"{task}/{arm}/{metric}": value
+def numbers(report: Mapping[str, Any]) -> dict[str, float | str]:
+    """The report's numbers by name, for the tracker, and its verdict: no labels, no text."""
+    found: dict[str, float | str] = {"eval/verdict": report["verdict"]}
+    found |= {
+        f"eval/{task}/{arm}/{metric}": value
         for arm, by_task in report["arms"].items()
         for task, values in by_task.items()
         for metric, value in values.items()
     }
     for item in report["comparisons"]:
-        prefix = f"{item['task']}/{item['b']}-{item['a']}/{item['metric']}"
+        prefix = f"eval/{item['task']}/{item['b']}-{item['a']}/{item['metric']}"
         found |= {f"{prefix}/{field}": item[field] for field in ("delta", "ci_low", "ci_high", "p", "mde")}
     return found
 

@@ -4,7 +4,6 @@ from finetune.artifacts.folders import (
     Output,
     Spec,
     has_current,
-    locked,
     open_current,
     open_input,
     open_last,
@@ -12,6 +11,7 @@ from finetune.artifacts.folders import (
     require_input,
     writing,
 )
+from finetune.artifacts.lock import in_use, locked
 from finetune.artifacts.manifest import Artifact, Manifest, input_record
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Output",
     "Spec",
     "has_current",
+    "in_use",
     "input_record",
     "locked",
     "open_current",

@@ -1,6 +1,5 @@
 """Run folders: named by what made them, locked while written, finished by their manifest."""
 
-import fcntl
 import json
 import socket
 import time
@@ -13,6 +12,7 @@ from typing import Any, TextIO
 
 from finetune.artifacts import atomic, provenance
 from finetune.artifacts.hashing import HashCache, canonical, content_of, sha256_text
+from finetune.artifacts.lock import LOCK, locked
 from finetune.artifacts.manifest import (
     MANIFEST,
     SCHEMA,
@@ -25,9 +25,8 @@ from finetune.artifacts.manifest import (
 from finetune.artifacts.stages import COMMANDS, SUFFIXES, folder_of
 from finetune.config.schema import PathsConfig
 from finetune.console import say
-from finetune.errors import ConfigError, DataError, MachineError
+from finetune.errors import ConfigError, DataError
 
-LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
 """Subfolder from which an interrupted run goes on: no part of a finished one, and gone once the manifest is there."""
 
@@ -265,14 +264,3 @@ def _clear(folder: Path, kept: Collection[str]) -> None:
     for path in folder.iterdir():
         if path.name != LOCK and path.name not in kept:
             atomic.remove(path)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder alone. Raises MachineError where another process does."""
-    with (folder / LOCK).open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise MachineError(f"{folder} is in use by another process; wait for it, or stop it") from None
-        yield

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune import artifacts, base
+from finetune import artifacts, base, tracking
 from finetune.architecture import architecture_of
 from finetune.artifacts import Artifact, Output, Spec, input_record
 from finetune.artifacts.hashing import sha256_text
@@ -14,6 +14,7 @@ from finetune.config.model import BaseKind
 from finetune.console import say
 from finetune.errors import RefusedError
 from finetune.licences import Licence
+from finetune.metrics import JobType
 from finetune.training_data import TrainingData
 
 VERSION = 2
@@ -36,7 +37,9 @@ def make_plan(run: RunConfig, licences: list[Licence], data: TrainingData | None
     spec = Spec("plan", VERSION, run.name, sections, inputs.records)
     with artifacts.writing(run.paths, spec, move_current=run.run is None) as output:
         if output.finished is None:
-            write_plan(run, licences, inputs, output)
+            with tracking.open_run(run, JobType.plan, spec) as tracker:
+                write_plan(run, licences, inputs, output)
+                tracker.log(numbers(output))
         else:
             say("already planned with these settings; nothing to do")
     return output.made()
@@ -78,6 +81,18 @@ def write_plan(run: RunConfig, licences: list[Licence], inputs: Inputs, output: 
     output.write_text("plan.html", page(plan, timeline_of(step)))
     output.facts = {"verdict": plan["verdict"], "peak_allocated_gib": plan["peak_allocated_gib"]}
     say(table(plan))
+
+
+def numbers(output: Output) -> dict[str, float | str | None]:
+    """What the tracker gets of a plan that was written."""
+    plan = json.loads(output.path("plan.json").read_text())
+    found = {
+        f"plan/{key}": plan[key] for key in ("verdict", "peak_allocated_gib", "tokens_per_s", "run_hours")
+    }
+    return found | {
+        "plan/device_gib": plan["device_gib"]["total"],
+        "plan/limit_gib": plan["device_gib"]["limit"],
+    }
 
 
 def make_planner(run: RunConfig, inputs: Inputs) -> Any:

@@ -11,6 +11,7 @@ from eval.report import page, summary, terminal
 from eval.tasks import make_tasks
 from finetune.config.schema import EvalConfig, Metric, TaskConfig, TaskKind
 from finetune.errors import RefusedError
+from finetune.metrics import JobType, unknown
 
 CANARY = "canary-7f3a"
 GOLD = ["mit", "bsd"] * 30
@@ -97,11 +98,13 @@ def test_terminal_shows_every_arm_and_the_verdict(report: dict[str, Any]) -> Non
     assert lines[-1].startswith("better: adapter minus majority on label exact_match is +0.2500 [")
 
 
-def test_tracker_gets_numbers_only(report: dict[str, Any]) -> None:
+def test_tracker_gets_the_verdict_and_numbers_only(report: dict[str, Any]) -> None:
     found = summary.numbers(report)
-    assert found["label/adapter/exact_match"] == 0.75
-    assert found["label/adapter-base/exact_match/delta"] == 0.75
+    assert found["eval/label/adapter/exact_match"] == 0.75
+    assert found["eval/label/adapter-base/exact_match/delta"] == 0.75
+    assert found.pop("eval/verdict") == "better"
     assert all(isinstance(value, float) for value in found.values())
+    assert not unknown(found, JobType.eval)
 
 
 def test_page_stands_alone_and_shows_no_row(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from finetune.artifacts import provenance
-from finetune.checkpoint import Checkpoint, Checkpoints, DamagedError
+from finetune.checkpoint import Checkpoint, Checkpoints
 from finetune.errors import ConfigError, DataError
 from finetune.mirror import Mirror
 
@@ -137,7 +137,7 @@ def test_the_best_weights_are_checked_too(tmp_path: Path) -> None:
     checkpoints = store(tmp_path)
     checkpoints.save_best(2, {"weights": lambda stream: stream.write(b"best")})
     (tmp_path / "best-00000002/weights").write_bytes(b"worse")
-    with pytest.raises(DamagedError, match="weights is not as it was written"):
+    with pytest.raises(DataError, match="weights is not as it was written"):
         checkpoints.best(2)
 
 

@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from team import Team
 
 pytestmark = pytest.mark.pipeline
-CANARY = 31415926
 KINDS = {
     "data": "tiny_rows",
     "plans": "tiny",
@@ -108,41 +107,6 @@ def test_trainables_are_fp32_and_every_linear_layer_has_an_adapter(walked: tuple
     weights = load_file(walked[0].current("adapters") / "adapter" / "adapter_model.safetensors")
     assert len(weights) == 28  # A and B of 7 linear layers in 2 blocks
     assert {str(tensor.dtype) for tensor in weights.values()} == {"torch.float32"}
-
-
-def wandb_records(team: Team, job: str) -> list[dict[str, Any]]:
-    (file,) = (team.folder / "runs" / "wandb").glob(f"offline-run-*-tiny-{job}-*/*.wandb")
-    inspect = Path(sys.executable).with_name("wandb")
-    done = subprocess.run(
-        [inspect, "leet", "inspect", "--json", file], capture_output=True, text=True, check=True
-    )
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-def test_wandb_holds_the_losses_of_the_log(walked: tuple[Team, str]) -> None:
-    log = [
-        json.loads(line) for line in (walked[0].current("adapters") / "log.jsonl").read_text().splitlines()
-    ]
-    text = json.dumps(wandb_records(walked[0], "train"))
-    assert [row["step"] for row in log] == [5, 10, 15, 20, 25, 30]
-    assert log[-1]["train/loss"] < log[0]["train/loss"] / 10
-    assert all(str(row["train/loss"]) in text for row in log)
-
-
-def test_no_text_of_a_row_is_in_any_file_that_wandb_wrote(walked: tuple[Team, str]) -> None:
-    team, _ = walked
-    files = [path for path in (team.folder / "runs").rglob("*") if path.is_file()]
-    assert len(files) >= 2
-    assert not [path for path in files if b"the party shall" in path.read_bytes()]
-
-
-def test_wandb_does_not_record_the_command_line(breakable: Team) -> None:
-    shutil.rmtree(breakable.folder / "runs")
-    done = breakable.stage("train", "train.max_steps=1", f"train.seed={CANARY}")
-    assert done.returncode == 0, done.stderr
-    files = [path for path in (breakable.folder / "runs").rglob("*") if path.is_file()]
-    assert files
-    assert not [path for path in files if b"train.seed=" in path.read_bytes()]
 
 
 def test_what_is_printed_holds_no_text_of_a_row(walked: tuple[Team, str]) -> None:
