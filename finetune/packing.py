@@ -33,13 +33,13 @@ def leak(model: Any) -> float:
 
     draw = torch.Generator().manual_seed(0)
     rows = torch.randint(model.config.get_text_config().vocab_size, (3, PROBE_TOKENS), generator=draw)
-    restarting = torch.arange(PROBE_TOKENS).repeat(2)
-    change, whole = (
-        _logits(model, rows[0], rows[2], positions) - _logits(model, rows[1], rows[2], positions)
-        for positions in (restarting, torch.arange(2 * PROBE_TOKENS))
-    )
-    seen = whole.abs().mean().item()
-    return change.abs().mean().item() / seen if seen else 0.0
+
+    def change(positions: "torch.Tensor") -> float:
+        difference = _logits(model, rows[0], rows[2], positions) - _logits(model, rows[1], rows[2], positions)
+        return difference.abs().mean().item()
+
+    packed = change(torch.arange(PROBE_TOKENS).repeat(2))
+    return packed and packed / (change(torch.arange(2 * PROBE_TOKENS)) or packed)
 
 
 def _logits(
