@@ -151,6 +151,27 @@ def test_exactly_one_beginning_token_is_sound_and_its_trap_is_named() -> None:
     assert list(report.notes())[0].startswith("template and tokenizer both write ^")
 
 
+@pytest.mark.parametrize(("written", "begins", "note"), [(0, 0, "does not"), (1, 1, "both write")])
+def test_a_real_tokenizer_that_writes_a_beginning_token_before_plain_text(
+    written: int, begins: int, note: str, tmp_path: Path
+) -> None:
+    """As Llama 3's does: by its post-processor, which the rendered chat is encoded without."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = build_tokenizer(tmp_path)
+    tokenizer.add_special_tokens({"bos_token": "<|begin|>"})
+    begin = ("<|begin|>", tokenizer.bos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|begin|> $A", pair="<|begin|> $A $B", special_tokens=[begin]
+    )
+    tokenizer.chat_template = "{{ bos_token }}" * written + str(tokenizer.chat_template)
+    _, report = examined(row("What?"), tokenizer=tokenizer)
+    require_sound(report, TRAIN)
+    assert report.tokenizer_adds_bos
+    assert (report.totals["rows_with_bos"], report.totals["rows_unlike_server"]) == (begins, 0)
+    assert note in next(report.notes())
+
+
 def test_two_beginning_tokens_are_refused() -> None:
     with pytest.raises(RefusedError, match=r"2 of 2 rows begin with more than one \^"):
         require_sound(examined(row("q"), row("p"), tokenizer=Begun(written=2))[1], TRAIN)
