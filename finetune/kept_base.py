@@ -27,10 +27,10 @@ SHARED = 1 << 20
 
 @dataclass(frozen=True)
 class Job:
-    """A pinned base to quantise: where it goes first, tensor names by shard, how each is treated, bytes to write."""
+    """A pinned base to quantise: tensor names and room in memory by shard, how each is treated, bytes to write."""
 
-    folder: Path
     names: Mapping[Path, list[str]]
+    room: Mapping[Path, int]
     treatment: Any
     size: int
 
@@ -68,7 +68,7 @@ def training_base(run: RunConfig, pinned: Artifact) -> TrainedOn:
 
 def _job(run: RunConfig, pinned: Artifact) -> Job:
     """Raises DataError where files quantised ahead load to another network, MachineError where they do not fit."""
-    from finetune.nf4 import packed_bytes
+    from finetune.nf4 import packed_bytes, shelf_bytes
     from finetune.skeleton import skeleton, treatment, why_not
 
     require_device(run.hardware)
@@ -78,13 +78,14 @@ def _job(run: RunConfig, pinned: Artifact) -> Job:
     reason = why_not(network, found)
     if reason:
         raise DataError(f"{pinned.folder}: {reason}, so this base is quantised while loading only")
-    size = SHARED
-    for shard in shapes.values():
-        for name, (values, stored) in shard.items():
-            packed = name in found.packed
-            size += packed_bytes(values, run.model.double_quantisation) if packed else stored
+    size, room = SHARED, dict.fromkeys(shapes, 0)
+    for shard, tensors in shapes.items():
+        for name, (values, stored) in tensors.items():
+            packed = packed_bytes(values, run.model.double_quantisation) if name in found.packed else None
+            size += packed or stored
+            room[shard] += shelf_bytes(packed or max(stored, 4 * values))  # a family may keep some in fp32
     require_room(size, pinned.folder, "the base in 4 bits")
-    return Job(pinned.folder, {shard: list(tensors) for shard, tensors in shapes.items()}, found, size)
+    return Job({shard: list(tensors) for shard, tensors in shapes.items()}, room, found, size)
 
 
 def _shapes(shard: Path) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -130,7 +131,7 @@ def _write_weights(run: RunConfig, job: Job, output: Output) -> dict[str, Any]:
     from safetensors import safe_open
     from safetensors.torch import save_file
 
-    from finetune.nf4 import pack
+    from finetune.nf4 import Shelf, pack
 
     device = "cuda:0" if run.hardware.device is Device.cuda else "cpu"
     todo = [(shard, name) for shard, names in job.names.items() for name in names]
@@ -139,15 +140,16 @@ def _write_weights(run: RunConfig, job: Job, output: Output) -> dict[str, Any]:
     size = 0
     for shard, names in job.names.items():
         tensors: dict[str, torch.Tensor] = {}
+        shelf = Shelf(job.room[shard])
         # read, not mapped: mapped pages would count as this process's memory
         with safe_open(shard, framework="pt", backend="pread") as file:
             for name in names:
                 next(ticks)
                 tensor = job.treatment.cast(name, file.get_tensor(name))
+                parts = {name: tensor}
                 if name in job.treatment.packed:
-                    tensors |= pack(name, tensor.to(device), run.model.double_quantisation)
-                else:
-                    tensors[name] = tensor
+                    parts = pack(name, tensor.to(device), run.model.double_quantisation)
+                tensors |= {part: shelf.keep(value) for part, value in parts.items()}
         save_file(tensors, output.path(shard.name), metadata={"format": "pt"})
         weight_map |= dict.fromkeys(sorted(tensors), shard.name)
         size += sum(tensor.nbytes for tensor in tensors.values())

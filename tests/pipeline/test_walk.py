@@ -62,6 +62,10 @@ def test_each_manifest_names_the_content_of_its_inputs(walked: tuple[Team, str])
     )
     assert adapter["data"]["content"] == contents["data"]
     assert adapter["base"]["content"] == contents["bases"]
+    (quantised,) = (team.folder / "artifacts" / "bases" / "tiny_llama").glob("*-nf4")
+    assert manifest(quantised)["inputs"]["base"]["content"] == contents["bases"]
+    kept = manifest(team.current("adapters"))["facts"]["quantised_base"]
+    assert (kept["run"], kept["content"]) == (quantised.name, manifest(quantised)["content"])
     assert report["adapter"]["content"] == export["adapter"]["content"] == contents["adapters"]
 
 
