@@ -40,6 +40,12 @@ def lora_config(lora: LoraSettings, network: Any) -> Any:
     )
 
 
+def sort_targets(network: Any) -> None:
+    """Put a PEFT model's targets in order: PEFT saves them as a set, in another order with each process."""
+    for config in network.peft_config.values():
+        config.target_modules = sorted(config.target_modules)
+
+
 def require_targets(network: Any, lora: LoraSettings) -> None:
     """Raise ConfigError with every setting that this model cannot have; PEFT would pass over it or fail late."""
     if problems := [*lora_problems(network, lora)]:

@@ -19,7 +19,7 @@ from finetune.dataset import TrainingRows, encode_rows
 from finetune.dora import start_at_the_base, use_exact_dora
 from finetune.errors import RefusedError
 from finetune.loss import score_trained_positions_only
-from finetune.methods import lora_config, require_targets
+from finetune.methods import lora_config, require_targets, sort_targets
 from finetune.model import ADAPTER, Loaded, load_base, quantised_modules
 from finetune.rows import read_rows
 from finetune.run_log import RunLog
@@ -77,6 +77,7 @@ def make_trainer(
         peft_config=lora_config(train.lora, loaded.model),
         processing_class=loaded.tokenizer,
     )
+    sort_targets(trainer.model)
     use_exact_dora(trainer.model)
     start_at_the_base(trainer.model)
     trainer.remove_callback(PrinterCallback)  # RunLog says the same in plain lines

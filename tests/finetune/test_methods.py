@@ -143,6 +143,13 @@ def test_each_layer_gets_the_rank_and_the_scaling_of_its_pattern(
     ]
 
 
+def test_two_runs_save_the_same_files(tiny_model_folder: Path, tmp_path: Path) -> None:
+    untrained(tiny_model_folder, tmp_path, METHODS["lora"]).model.save_pretrained(tmp_path / "adapter")
+    targets = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    assert targets == sorted(targets)
+    assert len(targets) == 14
+
+
 def test_rank_stabilised_scaling_divides_by_the_root_of_the_rank(
     tiny_model_folder: Path, tmp_path: Path
 ) -> None:
