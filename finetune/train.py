@@ -7,7 +7,7 @@ from finetune.artifacts import Artifact, Spec, input_record
 from finetune.config import RunConfig
 from finetune.console import say
 from finetune.licences import require_lawful
-from finetune.plan.stage import make_plan, require_fit
+from finetune.plan.stage import planned
 from finetune.stage import stage
 
 
@@ -20,7 +20,7 @@ def run(run: RunConfig) -> Artifact:
     spec = Spec("adapter", 1, run.name, {"model": run.model, "train": run.train}, inputs)
     with artifacts.writing(run.paths, spec, move_current=run.run is None) as output:
         if output.finished is None:
-            output.overrides = require_fit(run, make_plan(run, licences, data))
+            _, output.overrides = planned(run, licences, data)
             from finetune.trainer import train_adapter  # torch and TRL: seconds that a refusal must not cost
 
             with tracking.open_run(run, "train", spec.run()) as tracker:

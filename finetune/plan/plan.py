@@ -20,14 +20,15 @@ NOTES = (
 
 
 def plan_of(run: RunConfig, found: Prediction, licences: Sequence[Licence]) -> dict[str, Any]:
-    """The plan of one configuration, before any search."""
+    """The plan of one configuration; a search adds to it and changes nothing of it."""
     peak, device = found.simulation.peak, found.device
     speed, steps = found.speed, found.work.steps
     hours = speed.run_hours(steps) if speed and steps else None
     return {
         "name": run.name,
         "model": _model(run, found),
-        "hardware": {"name": run.hardware.name, "memory_gib": device.limit / GIB, "gpus": run.plan.gpus},
+        "hardware": {"name": run.hardware.name, "device": run.hardware.device.name}
+        | {"memory_gib": device.limit / GIB, "gpus": run.plan.gpus},
         "settings": {"micro_batch": run.train.micro_batch, "global_batch": run.train.global_batch}
         | {
             "max_tokens": run.train.max_tokens,
@@ -94,21 +95,22 @@ def _licence(licence: Licence, run: RunConfig) -> dict[str, Any]:
     return facts | {"applies_to": applies, "display": licence.display, "name_prefix": licence.name_prefix}
 
 
-def add_search(plan: dict[str, Any], run: RunConfig, planner: Planner) -> RunConfig:
-    """Fill `candidates` and `overrides`; the configuration that the search chose, or the given one where none fits."""
+def add_search(plan: dict[str, Any], run: RunConfig, planner: Planner) -> bool:
+    """Fill `candidates`, and `overrides` where other settings are better than these; whether anything fits."""
     found = evaluate(planner, candidates(run), "candidates")
     chosen = best(found)
-    rows = [_candidate(item, result, item is chosen) for item, result in found]
+    rows = [
+        _candidate(item, result) | {"chosen": item is chosen, "configured": not overrides(run, item)}
+        for item, result in found
+    ]
     plan["candidates"] = sorted(
         rows, key=lambda row: (row["verdict"] != "fits", -(row["tokens_per_s"] or 0.0))
     )
-    if chosen is None:
-        return run
-    plan["overrides"] = overrides(run, chosen)
-    return chosen
+    plan["overrides"] = [] if chosen is None else overrides(run, chosen)
+    return chosen is not None
 
 
-def _candidate(run: RunConfig, found: Prediction, chosen: bool) -> dict[str, Any]:
+def _candidate(run: RunConfig, found: Prediction) -> dict[str, Any]:
     return {
         "micro_batch": run.train.micro_batch,
         "accumulation": run.train.global_batch // run.train.micro_batch,
@@ -118,7 +120,6 @@ def _candidate(run: RunConfig, found: Prediction, chosen: bool) -> dict[str, Any
         "device_gib": found.device.total / GIB,
         "tokens_per_s": found.tokens_per_s,
         "verdict": found.device.verdict.value,
-        "chosen": chosen,
     }
 
 

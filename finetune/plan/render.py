@@ -8,8 +8,8 @@ from typing import Any
 
 from finetune import pages
 from finetune.pages import Scale, scale_over
-from finetune.plan import sections
-from finetune.plan.sections import Plan, Section
+from finetune.plan import choices, sections
+from finetune.plan.tables import Plan, Section, short
 from finetune.plots import Area, Span, areas
 
 Timeline = Sequence[Mapping[str, Any]]
@@ -47,9 +47,14 @@ FAR_LIMIT = 2.0
 def table(plan: Plan) -> str:
     """The whole plan as plain text of at most 100 columns, verdict first."""
     lines = [f"{plan['verdict']}: {sections.headline(plan)}", sections.outlook(plan)]
+    if searched := choices.found(plan):
+        lines += [searched]
+    lines = [part for line in lines for part in _wrapped(line)]
+    if command := choices.command(plan):
+        lines += [f"  {command}"]  # whole, to be copied
     for section in sections.sections(plan).values():
-        lines += ["", *_text(section)]
-    return "\n".join(part for line in lines for part in _wrapped(line))
+        lines += ["", *(part for line in _text(section) for part in _wrapped(line))]
+    return "\n".join(lines)
 
 
 def page(plan: Plan, timeline: Timeline) -> str:
@@ -60,9 +65,10 @@ def page(plan: Plan, timeline: Timeline) -> str:
         plan=plan,
         headline=sections.headline(plan),
         outlook=sections.outlook(plan),
+        found=choices.found(plan),
         facts=sections.facts(plan),
         sections=sections.sections(plan),
-        command=sections.command(plan),
+        command=choices.command(plan),
         tones=TONES,
         **(_plot(plan, samples) if samples else {"plot": None}),
     )
@@ -102,7 +108,7 @@ def _plot(plan: Plan, samples: Sequence[tuple[str, Mapping[str, int]]]) -> dict[
     near = limit is not None and limit <= FAR_LIMIT * max(totals)
     scale = scale_over([max(totals), limit if near else 0.0])
     stack = _stack(samples, outside, scale)
-    line = (f"limit {sections.short(limit)} GiB", limit) if near else None
+    line = (f"limit {short(limit)} GiB", limit) if near else None
     return {
         "plot": areas(scale, stack, _spans(samples), "GiB", line),
         "legend": [(area.name, area.tone) for area in reversed(stack)],

@@ -50,8 +50,8 @@ class Settings:
     architecture: Mapping[str, Any] = field(hash=False)
     rows: int
     tokens: int
-    trained_tokens: int | None = None
-    """Answer tokens of a row. None: all."""
+    trained: int | None = None
+    """Answer tokens of the whole micro-batch. None: all."""
     padded: bool = False
     """The rows of a micro-batch differ in length: attention takes a mask of each."""
     packed: bool = False
@@ -83,5 +83,7 @@ class Settings:
     """The older checkpointing (transformers before 5): a layer is recomputed to its very end, its output included."""
     keeps_inputs: bool = False
     """bitsandbytes before 0.45 kept the input of each quantised product although nothing needs it."""
+    keeps_logits: bool = False
+    """transformers from 4.46 on: the loss is a function (loss/loss_utils.py), whose caller holds the bf16 logits."""
     gpus: int = 1
     device: Device = Device.cuda
