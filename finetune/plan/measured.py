@@ -163,7 +163,7 @@ def _does_not_fit(plan: Mapping[str, Any], found: Measured) -> str:
     needed, limit = plan["device_gib"]["total"], plan["device_gib"]["limit"]
     said = f"out of memory in {found.doing}{held}: the plan says {plan['verdict']}, {needed:.2f} of {limit:.2f} GiB"
     if found.left is not None and found.left / GIB < needed:
-        return f"{said}, and what else runs on the device leaves {found.left / GIB:.2f}; end that, or take another device"
+        return f"{said}, and what else runs there leaves {found.left / GIB:.2f}; end that, or take another device"
     return f"{said}; lower train.micro_batch (`make plan` with plan.search=true names settings)"
 
 

@@ -90,7 +90,9 @@ def _register_kernels(settings: Settings, config: Any) -> str:
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
     packed = settings.rows if settings.packed else 1
-    AttentionInterface.register("hallmark", partial(flash_attention, packed=packed))
+    AttentionInterface.register(
+        "hallmark", partial(flash_attention, packed=packed, fused_qkv=settings.fused_qkv)
+    )
     AttentionMaskInterface.register("hallmark", lambda *_, **__: None)
     ALL_EXPERTS_FUNCTIONS.register("hallmark", grouped_experts)
     if settings.attention is not AttentionKernel.flash:

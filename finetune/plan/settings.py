@@ -79,6 +79,8 @@ class Settings:
     """Before each adapter: a copy of its input and a mask."""
     fused_ops: bool = False
     """RMSNorm as one kernel that keeps its input alone (Unsloth, Liger, fms)."""
+    fused_qkv: bool = False
+    """Queries, keys and values are one product, whose whole output the values keep until the backward pass (LitGPT)."""
     reentrant: bool = False
     """The older checkpointing (transformers before 5): a layer is recomputed to its very end, its output included."""
     keeps_inputs: bool = False

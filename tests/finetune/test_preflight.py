@@ -26,7 +26,7 @@ from finetune.plan.settings import Settings
 from finetune.preflight import run as preflight
 from finetune.stage import stage
 from finetune.trial_run import longest_rows, noting_out_of_memory
-from scripts import check_plan, published_runs
+from scripts import check_plan, published_runs, published_shapes
 
 CPU = HardwareConfig("cpu", Device.cpu)
 PLAN = {
@@ -204,7 +204,7 @@ def test_a_row_gives_back_its_settings_and_no_private_key_of_the_model(tmp_path:
     assert published_runs.settings_of(row) == Settings({"hidden_size": 64}, 2, 500, targets=("Wqkv", "out"))
     assert "/secret" not in json.dumps(row)
     row["settings"]["gone"] = 1
-    with pytest.raises(published_runs.UnexpressedError, match="another version"):
+    with pytest.raises(published_shapes.UnexpressedError, match="another version"):
         published_runs.settings_of(row)
 
 
