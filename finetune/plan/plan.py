@@ -58,6 +58,7 @@ def plan_of(run: RunConfig, found: Prediction, licences: Sequence[Licence]) -> d
         "candidates": [],
         "levers": [],
         "overrides": [],
+        "warnings": [],
         "notes": [*NOTES, *([speed.note] if speed else []), *([found.work.note] if found.work.note else [])],
     }
 
@@ -68,13 +69,16 @@ def evaluation_bytes(run: RunConfig, found: Prediction) -> int:
     return simulate_evaluation(found.settings, batch, found.work.longest, new)
 
 
-def evaluation_note(plan: Mapping[str, Any], run: RunConfig) -> list[str]:
+def warnings_of(plan: Mapping[str, Any], run: RunConfig) -> list[str]:
     """What to change where the evaluation's batch needs more memory than there is, though training fits."""
     limit, needed, base = plan["device_gib"]["limit"], plan["evaluation_gib"], plan["loading_gib"]
     if needed <= limit:
         return []
     rows = max(1, int(run.eval.batch_rows * (limit - base) / (needed - base)))
-    return [f"an evaluation batch needs {needed:.0f} GiB of {limit:.0f}: set eval.batch_rows={rows} or less"]
+    batch = (
+        f"`make eval` would take {needed:.0f} GiB of {limit:.0f} for a batch of {run.eval.batch_rows} rows"
+    )
+    return [f"{batch} of {plan['settings']['longest_row']:,} tokens; set eval.batch_rows={rows} or less"]
 
 
 def _model(run: RunConfig, found: Prediction) -> dict[str, Any]:

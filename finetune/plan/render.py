@@ -24,6 +24,7 @@ TONES = {
     BESIDE: "tone-0",
     "quantised weights": "tone-1",
     "quantisation scales": "tone-13",
+    "experts (bf16)": "tone-14",
     "embeddings and head": "tone-2",
     "other weights": "tone-3",
     "gathered by FSDP": "tone-11",
@@ -36,7 +37,7 @@ TONES = {
     "loss head": "tone-9",
     "working set": "tone-10",
 }
-"""Categories from the bottom of the plot up, each in its colour: Okabe and Ito's for colour-blind readers, and six
+"""Categories from the bottom of the plot up, each in its colour: Okabe and Ito's for colour-blind readers, and seven
 more that stay apart from those and from each other without one kind of cone too."""
 SMALL_SHARE = 0.005
 """Of the plot's height: what stays below it all through the step is drawn as one area."""
@@ -46,15 +47,19 @@ FAR_LIMIT = 2.0
 
 def table(plan: Plan) -> str:
     """The whole plan as plain text of at most 100 columns, verdict first."""
-    lines = [f"{plan['verdict']}: {sections.headline(plan)}", sections.outlook(plan)]
-    if searched := choices.found(plan):
-        lines += [searched]
-    lines = [part for line in lines for part in _wrapped(line)]
-    if command := choices.command(plan):
-        lines += [f"  {command}"]  # whole, to be copied
+    lines = summary(plan)
     for section in sections.sections(plan).values():
         lines += ["", *(part for line in _text(section) for part in _wrapped(line))]
     return "\n".join(lines)
+
+
+def summary(plan: Plan) -> list[str]:
+    """Verdict, speed, what a search found and what to beware of, as lines of at most 100 columns; commands whole."""
+    lines = [f"{plan['verdict']}: {sections.headline(plan)}", sections.outlook(plan), choices.found(plan)]
+    lines = [part for line in lines if line for part in _wrapped(line)]
+    if command := choices.command(plan):
+        lines += [f"  {command}"]
+    return lines + [part for line in plan["warnings"] for part in _wrapped(f"warning: {line}")]
 
 
 def page(plan: Plan, timeline: Timeline) -> str:

@@ -73,7 +73,7 @@ def facts(plan: Plan) -> list[Row]:
 
 def breakdown(plan: Plan) -> Section:
     """What PyTorch's tensors are at the peak, largest first."""
-    peak = plan["peak_allocated_gib"]
+    peak = plan["device_gib"]["allocated"]
     ordered = sorted(plan["breakdown"].items(), key=lambda item: -(item[1] or 0))
     rows = [(name, gib(value), f"{100 * value / peak:.1f} %") for name, value in ordered if value]
     foot = [("allocated by PyTorch", gib(peak), "")]

@@ -50,11 +50,10 @@ def sections_of(run: RunConfig, licences: list[Licence]) -> dict[str, Any]:
 
 
 def told(made: Artifact) -> str:
-    """The plan in two lines."""
-    from finetune.plan.sections import headline, outlook
+    """The plan in a few lines."""
+    from finetune.plan.render import summary
 
-    plan = json.loads(made.path("plan.json").read_text())
-    return f"{plan['verdict']}: {headline(plan)}\n{outlook(plan)}"
+    return "\n".join(summary(json.loads(made.path("plan.json").read_text())))
 
 
 def told_whole(made: Artifact) -> str:
@@ -83,13 +82,14 @@ def gather(run: RunConfig, data: Artifact | None) -> Inputs:
 def write_plan(run: RunConfig, licences: list[Licence], inputs: Inputs, output: Output) -> None:
     """Predict, search or find levers where asked, and write plan.json and plan.html."""
     from finetune.plan import calibration
-    from finetune.plan.plan import add_levers, add_search, evaluation_note, plan_of, timeline_of
+    from finetune.plan.plan import add_levers, add_search, plan_of, timeline_of, warnings_of
     from finetune.plan.render import page
 
     planner = make_planner(run, inputs)
     step = planner(run)
     plan = plan_of(run, step, licences)
-    plan["notes"] += [*evaluation_note(plan, run), *calibration.notes(run)]
+    plan["warnings"] += warnings_of(plan, run)
+    plan["notes"] += calibration.notes(run)
     fits = plan["verdict"] != "does not fit"
     if run.plan.search:
         fits = add_search(plan, run, planner) or fits
