@@ -36,6 +36,7 @@ def build(settings: Settings, layers: int) -> Any:
         network.config._experts_implementation_internal = "hallmark"
     if settings.linear_experts:
         unstack_experts(network)
+        _plain_linears(network)
     if settings.fused_ops:
         _fuse_norms(network)
     if settings.quantised:
@@ -118,6 +119,13 @@ def _quantise(network: Any, settings: Settings) -> None:
     )
     replace_with_bnb_linear(network, get_keys_to_not_convert(network), config)
     network.is_loaded_in_4bit = network.is_quantized = True
+
+
+def _plain_linears(network: nn.Module) -> None:
+    """Classes made from nn.Linear, such as Falcon's, become nn.Linear."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            module.__class__ = nn.Linear
 
 
 def _fuse_norms(network: nn.Module) -> None:

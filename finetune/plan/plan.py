@@ -1,6 +1,6 @@
 """plan.json: what is predicted of a run, as plain values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -70,15 +70,31 @@ def evaluation_bytes(run: RunConfig, found: Prediction) -> int:
 
 
 def warnings_of(plan: Mapping[str, Any], run: RunConfig) -> list[str]:
-    """What to change where the evaluation's batch needs more memory than there is, though training fits."""
+    """Where the evaluation's batch needs more memory than there is, though training fits; what stays in bf16."""
     limit, needed, base = plan["device_gib"]["limit"], plan["evaluation_gib"], plan["loading_gib"]
     if needed <= limit:
-        return []
+        return list(_in_bf16(plan))
     rows = max(1, int(run.eval.batch_rows * (limit - base) / (needed - base)))
     batch = (
         f"`make eval` would take {needed:.0f} GiB of {limit:.0f} for a batch of {run.eval.batch_rows} rows"
     )
-    return [f"{batch} of {plan['settings']['longest_row']:,} tokens; set eval.batch_rows={rows} or less"]
+    advice = f"{batch} of {plan['settings']['longest_row']:,} tokens; set eval.batch_rows={rows} or less"
+    return [advice, *_in_bf16(plan)]
+
+
+def _in_bf16(plan: Mapping[str, Any]) -> Iterator[str]:
+    """What bitsandbytes and transformers leave in bf16 of a base that is to be quantised."""
+    held, name = plan["breakdown"], plan["model"]["name"]
+    if plan["model"]["quantised"] and "quantised weights" not in held:
+        yield (
+            f"no layer of {name} is held in 4 bits: transformers quantises nn.Linear alone and this model has a class "
+            "of its own, so it is planned in bf16, as it would be loaded"
+        )
+    elif plan["model"]["quantised"] and "experts (bf16)" in held:
+        yield (
+            f"the experts of {name} stay in bf16, {held['experts (bf16)']:,.1f} GiB: they are three-dimensional "
+            "parameters, which bitsandbytes does not quantise; adapters go to its attention alone"
+        )
 
 
 def _model(run: RunConfig, found: Prediction) -> dict[str, Any]:

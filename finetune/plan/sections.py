@@ -145,7 +145,7 @@ def serving(plan: Plan) -> Section:
 def settings(plan: Plan) -> Section:
     """The run that was simulated."""
     model, chosen = plan["model"], plan["settings"]
-    weights = "4-bit weights" if model["quantised"] else "weights as they are"
+    weights = "4-bit weights" if "quantised weights" in plan["breakdown"] else "weights as they are"
     size = f"{count(model['parameters'])} parameters, {count(model['trainable'])} trained, {weights}"
     packed = "packed" if chosen["packing"] else "not packed"
     rows = [

@@ -74,7 +74,8 @@ class Settings:
     attention: AttentionKernel = AttentionKernel.flash
     upcast: Upcast = Upcast.none
     linear_experts: bool = False
-    """Experts as linear layers, which are quantised: transformers before 5."""
+    """Experts as linear layers, which are quantised, and Falcon's own class of linear layer too: transformers before 5,
+    which asks for an nn.Linear and no class made from it (integrations/bitsandbytes.py)."""
     dropout: bool = False
     """Before each adapter: a copy of its input and a mask."""
     fused_ops: bool = False

@@ -30,5 +30,5 @@ def test_a_record_is_planned_with_every_parameter_it_has(name: str) -> None:
     assert weights(found.static) == pytest.approx(parameter_count(settings.architecture), rel=1e-4)
     held = sum(found.static.values())
     assert found.peak.total > held
-    assert loading_bytes(settings) > held - found.static["LoRA weights"] - found.static["optimizer"]
+    assert loading_bytes(settings) >= held - found.static["LoRA weights"] - found.static["optimizer"]
     assert simulate_evaluation(settings, 2, 64, 8) > held - found.static["optimizer"]

@@ -109,6 +109,20 @@ def test_the_loss_head_scores_the_answer_tokens_of_the_micro_batch_together() ->
     assert flops(7) * 254 == flops(None) * 7  # 2 rows of 127 tokens that have a next one
 
 
+def test_linear_layers_of_a_class_of_their_own_are_quantised_by_transformers_4_alone() -> None:
+    facts = {
+        key: value for key, value in LLAMA.items() if key not in ("intermediate_size", "num_key_value_heads")
+    }
+    facts |= {"model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 2}
+    own = 256 * 256 * 2 + 256 * 2 * 128 + 2 * 256 * 1024
+    held = {
+        old: simulate(replace(STEP, architecture=facts, linear_experts=old)).static for old in (True, False)
+    }
+    assert held[True]["quantised weights"] == 6 * own // 2
+    assert "quantised weights" not in held[False]
+    assert held[False]["other weights"] - held[True]["other weights"] == 6 * own * 2
+
+
 def test_packed_rows_attend_to_themselves_alone() -> None:
     apart, packed = (simulate_whole(replace(STEP, packed=packed)) for packed in (False, True))
     for part in ("activations", "working set"):  # of the last token of each row the head scores one more
