@@ -200,7 +200,8 @@ def main(argv: Sequence[str]) -> int:
     except DataError as error:
         complain(f"error: {error.problems[0]}")
         return error.exit_code
-    with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as pool:
+    fresh = get_context("spawn")
+    with ProcessPoolExecutor(args.processes, mp_context=fresh, initializer=quiet_libraries) as pool:
         found = pool.map(outcome, rows)
         # with --json nothing else may stand in the output
         outcomes = list(found if args.json else progress(found, "predict", len(rows)))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from finetune.plan.tables import Plan, Section, gib, short, unit
+from finetune.plan.tables import Plan, Section, filled, gib, short, unit
 
 SHOWN_CANDIDATES = 12
 
@@ -42,7 +42,7 @@ def candidates(plan: Plan) -> Section:
     ]
     head = ("batch × steps", "checkpointing", "packed", "device GiB", "tokens/s", "verdict")
     source = f"predicted, the first {len(first)} of {len(tried)}" if len(first) < len(tried) else "predicted"
-    return Section("What the search tried", source, "<<<>><", rows, head)
+    return filled(Section("What the search tried", source, "<<<>><", rows, head))
 
 
 def levers(plan: Plan) -> Section:
@@ -57,13 +57,8 @@ def levers(plan: Plan) -> Section:
         for item in plan["levers"]
     ]
     head = ("change", "saves GiB", "tokens/s", "then")
-    return Section(
-        "What would save memory",
-        "predicted, cheapest first, each on top of those before it",
-        "<>><",
-        rows,
-        head,
-    )
+    source = "predicted, cheapest first, each on top of those before it"
+    return filled(Section("What would save memory", source, "<>><", rows, head))
 
 
 def command(plan: Plan) -> str:

@@ -101,7 +101,9 @@ def _step_only(timeline: Timeline) -> list[tuple[str, Mapping[str, int]]]:
     inside = [index for index, phase in enumerate(phases) if phase != "weights"]
     found: list[tuple[str, Mapping[str, int]]] = []
     for index in range(inside[0], inside[-1] + 1) if inside else ():
-        phase = found[-1][0] if phases[index] == "weights" else phases[index]
+        phase = phases[index]
+        if found and phase in ("weights", "forward"):  # released after the loss: there is one forward pass
+            phase = found[-1][0]
         found.append((phase, timeline[index]["categories"]))
     return found
 

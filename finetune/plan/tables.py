@@ -1,7 +1,7 @@
 """What the tables of a plan are made of: sections, and numbers in words."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Plan = Mapping[str, Any]
@@ -21,6 +21,14 @@ class Section:
     rows: Sequence[Row]
     head: Row = ()
     foot: Sequence[Row] = ()
+
+
+def filled(section: Section) -> Section:
+    """The same table without columns in which no row says anything."""
+    kept = [place for place in range(len(section.head)) if any(row[place] for row in section.rows)]
+    rows = [tuple(row[place] for place in kept) for row in section.rows]
+    align = "".join(section.align[place] for place in kept)
+    return replace(section, align=align, rows=rows, head=tuple(section.head[place] for place in kept))
 
 
 def gib(value: float) -> str:

@@ -73,7 +73,7 @@ def timeline() -> list[dict[str, Any]]:
         for phase, held, set_ in zip(PHASES, ACTIVATIONS, WORKING, strict=True)
     ]
     making = {"phase": "weights", "categories": {"quantised weights": 50 * GIB}}
-    between = {**step[2], "phase": "weights"}
+    between = {**step[2], "phase": "forward"}
     return [making, *step[:3], between, *step[3:], making]
 
 
@@ -218,6 +218,10 @@ def test_a_search_without_anything_better_says_so(plan: dict[str, Any]) -> None:
     assert "1 settings that take the same optimizer steps: the configured ones are the fastest" in words(
         render.table(plan)
     )
+    assert "verdict" in render.table(plan)
+    assert "packed   device GiB   verdict\n" in render.table(
+        plan
+    )  # no column of speeds where none is predicted
     plan["candidates"] = [one | {"verdict": "does not fit", "chosen": False, "configured": True}]
     assert "none of them fits with room to spare" in words(render.table(plan))
     assert "make train" not in render.table(plan)
