@@ -21,14 +21,14 @@ STYLE = """
   --unsure-soft: #faf0d9; --tone-0: #d3d2cb; --tone-1: #0072b2; --tone-2: #56b4e9; --tone-3: #4a4f57;
   --tone-4: #cc79a7; --tone-5: #009e73; --tone-6: #8d5ffa; --tone-7: #e69f00; --tone-8: #f0e442;
   --tone-9: #332288; --tone-10: #d55e00; --tone-11: #8a3a22; --tone-12: var(--ink);
-  --tone-13: #7fbf7f; }
+  --tone-13: #7fbf7f; --tone-14: #0b4f6c; }
 @media (prefers-color-scheme: dark) {
   :root { --page: #131417; --panel: #1c1e22; --ink: #eceae5; --muted: #a0a4ac; --line: #34373d;
   --faint: #26282d;
     --accent: #7aa2ff; --plain: #8f949d; --good: #6fd39b; --good-soft: #17301f; --bad: #ff9a90;
     --bad-soft: #3a1b19;
     --unsure: #f0c46a; --unsure-soft: #352a12; --tone-0: #4a4d54; --tone-1: #2f78d0; --tone-2: #7cd0ff; --tone-3: #737b83;
-    --tone-6: #8a0ecb; --tone-9: #b79cff; --tone-11: #92401b; } }
+    --tone-6: #8a0ecb; --tone-9: #b79cff; --tone-11: #92401b; --tone-14: #1f8a8a; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); line-height: 1.5;
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
@@ -94,7 +94,7 @@ ul { padding-left: 1.2rem; max-width: 46rem; } li { margin: .35rem 0; }
   .optional { display: none; } }
 @media print { body { background: none; } .panel, .banner, .facts div { break-inside: avoid; } }
 """
-STYLE += "".join(f".tone-{number} {{ color: var(--tone-{number}); }}\n" for number in range(14))
+STYLE += "".join(f".tone-{number} {{ color: var(--tone-{number}); }}\n" for number in range(15))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import replace
 from typing import Any
 
 from finetune import artifacts, base
@@ -14,7 +13,7 @@ from finetune.kept_base import training_base
 from finetune.licences import require_lawful
 from finetune.metrics import JobType
 from finetune.plan import calibration, measured
-from finetune.plan.stage import make_plan, require_fit
+from finetune.plan.stage import planned
 from finetune.stage import stage
 from finetune.tracking import Tracker, open_run
 from finetune.training_data import open_data
@@ -33,13 +32,10 @@ def run(run: RunConfig) -> Artifact:
 
     What was refused is measured again the next time; its numbers stay in preflight.json and the calibration file.
     """
-    # what train would run: the settings as they are, on one GPU
-    run = replace(run, plan=replace(run.plan, search=False, gpus=1))
     licences = require_lawful(run)
     data = open_data(run)
     pinned = base.open_base(run)
-    plan = make_plan(run, licences, data)
-    forced = require_fit(run, plan)
+    plan, forced = planned(run, licences, data)
     from finetune.trial_run import device_name, trial_run  # torch: seconds that a refusal must not cost
 
     sections = {"model": run.model, "train": run.train, "hardware": run.hardware, "plan": run.plan}

@@ -10,7 +10,7 @@ from finetune.config import RunConfig
 from finetune.console import say
 from finetune.kept_base import training_base
 from finetune.licences import require_lawful
-from finetune.plan.stage import make_plan, require_fit
+from finetune.plan.stage import planned
 from finetune.preemption import Preemption
 from finetune.stage import stage
 from finetune.training_data import open_data
@@ -31,16 +31,15 @@ def run(run: RunConfig) -> Artifact:
     writing = artifacts.writing(run.paths, spec, move_current=run.run is None, kept=KEPT)
     with Preemption() as preemption, writing as output:
         if output.finished is None:
-            plan = make_plan(run, licences, data)
-            output.overrides = require_fit(run, plan)
+            plan, output.overrides = planned(run, licences, data)
             weights = training_base(run, pinned)
             from finetune.training_run import (  # torch and TRL: seconds a refusal must not cost
                 Session,
                 train_adapter,
             )
 
-            planned = json.loads(plan.path("plan.json").read_text())
-            train_adapter(Session(run, spec, data, weights, output, preemption, planned))
+            figures = json.loads(plan.path("plan.json").read_text())
+            train_adapter(Session(run, spec, data, weights, output, preemption, figures))
         else:
             say("already trained with these settings; nothing to do")
     return output.made()

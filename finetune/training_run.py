@@ -74,7 +74,7 @@ def train_adapter(session: Session) -> None:
     )
     store = Checkpoints(output.path(CHECKPOINTS), output.folder.name, run.train.keep_checkpoints, mirror)
     found = store.newest()
-    history = rewind(output.path(LOG), found.step if found else 0)
+    history = rewind(output.path(LOG), found.step if found else -1)
     micro_batch: int | None = found.facts["micro_batch"] if found else run.train.micro_batch
     with tracking.open_run(run, JobType.train, session.spec, history or None) as tracker:
         while micro_batch is not None:
@@ -99,7 +99,7 @@ def _attempt(session: Session, store: Checkpoints, tracker: Tracker, micro_batch
     expected = expected_of(
         rows, train.global_batch, needed_flops(trainer.model), run.hardware, session.planned
     )
-    history = rewind(output.path(LOG), found.step if found else 0)
+    history = rewind(output.path(LOG), found.step if found else -1)
     cuda = run.hardware.device is Device.cuda
     with output.append(LOG) as stream, RunLog(stream, tracker, expected, cuda, history) as log:
         parts: dict[str, Part] = {"spikes": SpikeWatch(train.spike_deviations)}
@@ -120,7 +120,7 @@ def _held_out(session: Session, loaded: Loaded, rows: TrainingRows, train: Train
     found = read_rows(session.data.path("val.jsonl"))[: train.validation_rows]
     encoded = encode_validation(found, loaded.renderer, train)
     largest = measured_workload(rows, train)
-    return HeldOut(found, encoded.rows, train.micro_batch, train.micro_batch * largest.longest)
+    return HeldOut(found, encoded.rows, train.micro_batch, train.micro_batch * largest.row_tokens)
 
 
 def _train(trainer: ExactTrainer, found: Checkpoint | None, log: RunLog) -> int | None:
@@ -147,7 +147,7 @@ def _train(trainer: ExactTrainer, found: Checkpoint | None, log: RunLog) -> int 
     trainer.save_step_start()
     log.note({"step": step, "out_of_memory_at_micro_batch": micro_batch, "micro_batch": smaller})
     say(
-        f"  step {step + 1}: out of memory with {micro_batch} rows a micro-batch; going on with {smaller}, the same rows"
+        f"  step {step + 1}: out of memory with {micro_batch} rows a micro-batch; again with {smaller}, the same rows"
     )
     return smaller
 

@@ -25,11 +25,12 @@ from finetune.generate import greedy
 from finetune.guards import require_finite
 from finetune.model import ADAPTER, Loaded, load_base, read_renderer, require_device
 from finetune.peak_memory import peak_bytes, reset_peak
+from finetune.plan.device import CONTEXT
 from finetune.plan.holdings import hold_weights
 from finetune.plan.kernels import cpu_scratch
 from finetune.plan.measured import Measured
 from finetune.plan.memory import MemoryTracker
-from finetune.plan.request import measured_workload, settings_of
+from finetune.plan.request import batch_size, measured_workload, settings_of
 from finetune.rows import read_rows
 from finetune.trainer import make_trainer
 from finetune.training_data import TrainingData
@@ -79,15 +80,11 @@ def _steps(run: RunConfig) -> int:
 def longest_rows(data: TrainingRows, train: TrainConfig, steps: int) -> TrainingRows:
     """Steps whose every micro-batch is the largest one of the run: the one that the plan is about."""
     batches = [
-        replace(data, order=data.order[start : start + train.micro_batch])
+        data.order[start : start + train.micro_batch]
         for start in range(0, len(data.order), train.micro_batch)
     ]
-
-    def size(batch: TrainingRows) -> tuple[int, int, int]:
-        work = measured_workload(batch, train)
-        return work.padded or 0, work.longest, work.trained
-
-    order = max(batches, key=size).order * (train.global_batch // train.micro_batch) * steps
+    largest = max(batches, key=lambda batch: batch_size([data.rows[index] for index in batch], train))
+    order = largest * (train.global_batch // train.micro_batch) * steps
     return replace(data, order=order, counts={**data.counts, "steps": steps})
 
 
@@ -109,8 +106,30 @@ def noting_out_of_memory(found: Measured, hardware: HardwareConfig) -> Iterator[
         if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
             raise
         found.out_of_memory = True
+        found.left = left_bytes(hardware)
         if hardware.device is Device.cuda:
             found.allocated = found.allocated or torch.cuda.max_memory_allocated()
+
+
+def left_bytes(hardware: HardwareConfig, proc: Path = Path("/proc")) -> int | None:
+    """What other processes leave of the device: what is free, and what this one holds. None: the system does not tell.
+
+    Of a GPU this one holds what torch reserved, and the context (finetune/plan/device.py).
+    """
+    if hardware.device is Device.cuda:
+        free, total = torch.cuda.mem_get_info()
+        return min(total, free + torch.cuda.memory_reserved() + CONTEXT)
+    machine, own = _kibibytes(proc / "meminfo"), _kibibytes(proc / "self/status")
+    if "MemAvailable" not in machine or "VmRSS" not in own:
+        return None
+    return 1024 * (machine["MemAvailable"] + own["VmRSS"])
+
+
+def _kibibytes(path: Path) -> dict[str, int]:
+    """Sizes by name, as Linux lists them; none where there is no such file."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    named = [line.split() for line in lines if line.endswith(" kB")]
+    return {words[0].removesuffix(":"): int(words[1]) for words in named}
 
 
 def _measure(

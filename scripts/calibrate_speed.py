@@ -21,7 +21,8 @@ from finetune.config.plan import HardwareConfig
 from finetune.console import progress, say
 from finetune.plan.settings import Settings
 from finetune.plan.speed import SHARE, step_speed
-from scripts.published_runs import UnexpressedError, hardware_of, settings_of
+from scripts.published_runs import hardware_of, settings_of
+from scripts.published_shapes import UnexpressedError
 
 MEDIAN, TOLERANCE = 0.15, 0.005
 

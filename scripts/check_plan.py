@@ -8,6 +8,7 @@ quality A measured as torch's peak, 90 % expressed, median <= 4 %, p90 <= 10 %, 
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import warnings
@@ -18,10 +19,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from finetune.architecture import REFUSALS
 from finetune.console import complain, progress, quiet_libraries
-from finetune.errors import DataError
+from finetune.errors import DataError, HallmarkError
 from finetune.plan.settings import Settings
-from scripts.published_runs import UnexpressedError, hardware_of, settings_of
+from scripts.published_runs import hardware_of, settings_of
+from scripts.published_shapes import UnexpressedError
 
 NEEDED = "id source model arch quant seq_len micro_batch lora_rank num_gpus gpu peak_gib peak_kind oom quality".split()
 COVERAGE, MEDIAN, P90 = 0.9, 0.04, 0.10
@@ -75,28 +78,48 @@ def read_points(path: Path) -> list[dict[str, Any]]:
 
 def outcome(row: dict[str, Any]) -> Outcome:
     """Predict one run."""
+    texts = {key: str(row[key]) for key in ("id", "source", "quality")}
+    found = Outcome(**texts, peak_kind=str(row["peak_kind"]).split(" (")[0], oom=bool(row["oom"]))
+    try:
+        found.measured_gib = measured_gib(row)
+        predict(row, found)
+    except UnexpressedError as reason:
+        found.reason = str(reason)
+    except (
+        HallmarkError,
+        RuntimeError,
+        AssertionError,
+        *REFUSALS,
+    ) as error:  # what libraries raise on what cannot be built
+        line = (str(error).strip() or "no reason given").splitlines()[-1]
+        found.reason = f"cannot be simulated ({type(error).__name__}: {line[:120]})"
+    return found
+
+
+def measured_gib(row: dict[str, Any]) -> float | None:
+    """The measured peak, None where there is none. Raises UnexpressedError where it is no size."""
+    value = row["peak_gib"]
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not 0 < value < math.inf:
+        raise UnexpressedError(f"peak_gib is {str(value)[:20]}, not a number above 0")
+    return float(value)
+
+
+def predict(row: dict[str, Any], found: Outcome) -> None:
+    """Fill in what is predicted. Raises UnexpressedError, or what libraries raise on a model that cannot be built."""
     from finetune.model import prepare_libraries
     from finetune.plan.device import device_memory
     from finetune.plan.simulate import simulate
 
-    found = Outcome(
-        row["id"], row["source"], row["peak_kind"].split(" (")[0], row["quality"], oom=bool(row["oom"])
-    )
-    found.measured_gib = row["peak_gib"]
-    try:
-        settings = settings_of(row)
-        hardware = hardware_of(row)
-    except UnexpressedError as reason:
-        found.reason = str(reason)
-        return found
+    settings, hardware = settings_of(row), hardware_of(row)
     prepare_libraries()
     warnings.filterwarnings("ignore")
     simulation = simulate(settings)
     device = device_memory(simulation.peak.total, simulation.paged, settings, hardware)
-    found.settings = fingerprint(settings, row["gpu"])
+    found.settings = fingerprint(settings, str(row["gpu"]))
     found.predicted_gib = device.allocated / 2**30
     found.verdict = device.verdict.value
-    return found
 
 
 def fingerprint(settings: Settings, gpu: str) -> str:
@@ -177,20 +200,23 @@ def main(argv: Sequence[str]) -> int:
     except DataError as error:
         complain(f"error: {error.problems[0]}")
         return error.exit_code
-    with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as pool:
-        outcomes = list(progress(pool.map(outcome, rows), "predict", len(rows)))
-    found = problems(outcomes)
+    fresh = get_context("spawn")
+    with ProcessPoolExecutor(args.processes, mp_context=fresh, initializer=quiet_libraries) as pool:
+        found = pool.map(outcome, rows)
+        # with --json nothing else may stand in the output
+        outcomes = list(found if args.json else progress(found, "predict", len(rows)))
+    missed = problems(outcomes)
     if args.json:
         print(
             json.dumps(
-                {"rows": [asdict(item) | {"error": item.error} for item in outcomes], "problems": found}
+                {"rows": [asdict(item) | {"error": item.error} for item in outcomes], "problems": missed}
             )
         )
     else:
         print(told(outcomes))
-    for problem in found:
+    for problem in missed:
         print(f"past a bar: {problem}", file=sys.stderr)
-    return 1 if found else 0
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":

@@ -165,8 +165,7 @@ class Bases:
 def settings_for(case: Case, bases: Bases) -> Settings:
     """The step in the planner's words, by the planner's own mapping."""
     run = bases.run_of(case)
-    found = settings_of(run, run.model.architecture, measured_workload(rows_of(case), case.train))
-    return replace(found, padded=case.padded)
+    return settings_of(run, run.model.architecture, measured_workload(rows_of(case), case.train))
 
 
 def told(name: str, predicted: int, real: tuple[int, int]) -> bool:

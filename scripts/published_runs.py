@@ -17,22 +17,24 @@ from finetune.config.plan import Device, HardwareConfig
 from finetune.config.schema import Checkpointing, Optimizer
 from finetune.plan import calibration
 from finetune.plan.settings import AttentionKernel, Head, Settings, Upcast
-
-
-class UnexpressedError(Exception):
-    """A run that the simulation has no words for, with the reason."""
-
+from scripts.published_shapes import UnexpressedError, architecture_of
 
 HEADS = (
     ("liger", Head.fused),
+    ("cut cross", Head.fused),
     ("fast ce", Head.in_place),
     ("unsloth", Head.in_place),
     ("chunked lm_head", Head.plain),
     ("chunked", Head.chunked),
     ("fused", Head.fused),
     ("cce", Head.fused),
-    ("hf default", Head.materialised),
-    ("materialised", Head.materialised),
+    ("default", Head.materialised),
+    ("materiali", Head.materialised),
+    ("standard", Head.materialised),
+    ("torch", Head.materialised),
+    ("not stated", Head.materialised),
+    ("unspecified", Head.materialised),
+    ("unknown", Head.materialised),
 )
 GPUS = {
     "A100-SXM4-40GB": "a100_40gb",
@@ -45,6 +47,7 @@ GPUS = {
     "RTX4090": "rtx4090_24gb",
 }
 """Records of conf/hardware by what sources call the device; the first that fits counts."""
+MOST = 10_000_000
 USABLE = 0.96
 """Of a device's gigabytes in its name, what drivers report as GiB free: 39.4 of 40 and 79.1 of 80 and less."""
 
@@ -53,16 +56,15 @@ def settings_of(row: Mapping[str, Any]) -> Settings:
     """The step of a run. Raises UnexpressedError with the reason."""
     if "settings" in row:
         return _hallmark(row)
-    if not row["seq_len"] or not row["micro_batch"]:
-        raise UnexpressedError("no sequence length or micro-batch is stated")
-    if not row["lora_rank"]:
+    if row["lora_rank"] is None:
         raise UnexpressedError("no LoRA rank is stated: not an adapter run")
+    rows, tokens, rank = (_count(row, key) for key in ("micro_batch", "seq_len", "lora_rank"))
     settings = Settings(
         architecture=architecture_of(row),
-        rows=int(row["micro_batch"]),
-        tokens=int(row["seq_len"]),
+        rows=rows,
+        tokens=tokens,
         accumulates=(row.get("grad_accum") or 1) > 1,
-        rank=int(row["lora_rank"]),
+        rank=rank,
         targets=targets_of(row),
         quantised=_quantised(row),
         double_quantised=bool(row.get("double_quant")),
@@ -73,14 +75,25 @@ def settings_of(row: Mapping[str, Any]) -> Settings:
         attention=AttentionKernel.eager if "eager" in str(row.get("attention")) else AttentionKernel.flash,
         gpus=_gpus(row),
     )
-    stack = next((facts for name, facts in STACKS.items() if name in row["source"]), _transformers_2024)
+    stack = next((facts for name, facts in STACKS.items() if name in str(row["source"])), _transformers_2024)
     return stack(settings, row)
 
 
+def _count(row: Mapping[str, Any], key: str) -> int:
+    """A whole number above 0, and no larger than any run has."""
+    value = row[key]
+    if type(value) not in (int, float) or value != value // 1 or not 0 < value <= MOST:
+        raise UnexpressedError(f"{key} is {str(value)[:20]}, not a whole number from 1 to {MOST:,}")
+    return int(value)
+
+
 def hardware_of(row: Mapping[str, Any]) -> HardwareConfig:
-    """The record of a run's device; of an unknown GPU only the memory, by its name. Raises UnexpressedError."""
+    """The record of a run's device; of an unknown GPU only the memory, by its name. Raises UnexpressedError.
+
+    Of a preflight's device that ran out of memory, what other processes left of it.
+    """
     if "hardware" in row:
-        return recorded(HardwareConfig, row["hardware"])
+        return _left_to_the_run(recorded(HardwareConfig, row["hardware"]), row)
     name = next((record for key, record in GPUS.items() if key in str(row["gpu"])), None)
     if name is not None:
         found = OmegaConf.to_container(OmegaConf.load(CONF / "hardware" / f"{name}.yaml"))
@@ -92,49 +105,18 @@ def hardware_of(row: Mapping[str, Any]) -> HardwareConfig:
     return HardwareConfig("other", Device.cuda, USABLE * float(size[1]))
 
 
-def architecture_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The model's shape in the words of config.json."""
-    arch, name = row["arch"] or SHAPES.get(row["model"], {}), row["model"].lower()
-    missing = [key for key in ("h", "i", "L", "V", "n_heads", "n_kv") if not arch.get(key)]
-    if missing:
-        raise UnexpressedError(f"the architecture lacks {', '.join(missing)}")
-    facts = {
-        "model_type": "llama",
-        "hidden_size": arch["h"],
-        "intermediate_size": arch["i"],
-        "num_hidden_layers": arch["L"],
-        "num_attention_heads": arch["n_heads"],
-        "num_key_value_heads": arch["n_kv"],
-        "vocab_size": arch["V"],
-        "tie_word_embeddings": bool(arch.get("tied")),
-    }
-    if "mixtral" in name:
-        experts, chosen = arch.get("n_experts") or 8, arch.get("experts_per_tok") or 2
-        return facts | {"model_type": "mixtral", "num_local_experts": experts, "num_experts_per_tok": chosen}
-    if "stablelm-base-alpha" in name or "pythia" in name:
-        neox = {key: facts[key] for key in facts if key != "num_key_value_heads"}
-        return neox | {"model_type": "gpt_neox"}
-    if "falcon" in name:
-        raise UnexpressedError("Falcon's shape in these rows names no MLP of two matrices")
-    return facts
-
-
-SHAPES = {
-    "meta-llama/Llama-3.2-3B": {
-        "h": 3072,
-        "i": 8192,
-        "L": 28,
-        "V": 128256,
-        "n_heads": 24,
-        "n_kv": 8,
-        "tied": True,
-    }
-}
-"""Of models whose rows state none: torchtune/models/llama3_2/_model_builders.py@2cb2470f."""
+def _left_to_the_run(hardware: HardwareConfig, row: Mapping[str, Any]) -> HardwareConfig:
+    if not row["oom"]:
+        return hardware
+    if row.get("left_gib") is None:
+        raise UnexpressedError("out of memory, and what other processes left of the device is not known")
+    return replace(hardware, memory_gib=min(hardware.memory_gib or row["left_gib"], row["left_gib"]))
 
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
+FUSED = ("stablelm-base-alpha", "pythia", "neox", "falcon")
+"""Models whose queries, keys and values are one layer, whatever names a row gives it."""
 SHORT = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "o_proj", "output": "o_proj", "o": "o_proj"}
 
 
@@ -143,7 +125,7 @@ def targets_of(row: Mapping[str, Any]) -> tuple[str, ...]:
     text = str(row.get("lora_targets") or "").lower()
     if not text or "all" in text:
         return ("all-linear",)
-    if "stablelm-base-alpha" in row["model"].lower():
+    if any(word in str(row["model"]).lower() for word in FUSED):
         return ("query_key_value",)
     found: list[str] = []
     for word in re.split(r"[,+\s/]+", text):
@@ -163,10 +145,10 @@ def optimizer_of(row: Mapping[str, Any]) -> Optimizer:
 
 
 def _quantised(row: Mapping[str, Any]) -> bool:
-    text = str(row["quant"]).lower()
-    if text.startswith(("nf4", "bnb", "fp4")):
+    text = str(row["quant"] or "none").lower()
+    if text.startswith(("nf4", "bnb", "fp4")) and not any(word in text for word in ("int8", "8bit", "8-bit")):
         return True
-    if text not in ("none", "", "bf16"):
+    if text not in ("none", "bf16", "fp16", "16-bit"):
         raise UnexpressedError(f"base stored as {row['quant']}, not NF4 or bf16")
     return False
 
@@ -180,10 +162,18 @@ def _head(row: Mapping[str, Any]) -> Head:
 
 
 def _gpus(row: Mapping[str, Any]) -> int:
-    count, sharding = int(row["num_gpus"] or 1), str(row.get("sharding") or "none")
-    if count > 1 and "fsdp" not in sharding.lower():
-        raise UnexpressedError(f"{count} GPUs by {sharding}, not FSDP")
-    return count if count > 1 else 1
+    """GPUs that share the weights; with replicas of the model each one is a run of its own."""
+    count = 1 if row["num_gpus"] is None else _count(row, "num_gpus")
+    sharding = str(row.get("sharding") or "none").lower()
+    if count == 1 or any(word in sharding for word in REPLICAS):
+        return 1
+    if "fsdp" not in sharding or any(word in sharding for word in ("offload", "shard_grad_op", "hybrid")):
+        raise UnexpressedError(f"{count} GPUs by {row.get('sharding')}, not FSDP's FULL_SHARD on the GPUs")
+    return count
+
+
+REPLICAS = ("ddp", "data parallel", "data-parallel", "zero-1", "zero1", "zero-2", "zero2")
+"""What these share out, the adapter's gradients and moments, is small."""
 
 
 def _hallmark(row: Mapping[str, Any]) -> Settings:
@@ -201,11 +191,13 @@ def _transformers_2024(settings: Settings, row: Mapping[str, Any]) -> Settings:
 
 
 def _fms(settings: Settings, row: Mapping[str, Any]) -> Settings:
-    """scripts/benchmarks of that repository: scenarios.yaml runs bf16 LoRA without autocast and QLoRA with it, its
-    requirements.txt pins transformers 4.45.2, bitsandbytes 0.43.3 and torch 2.4.1; `foak` fuses RMSNorm."""
+    """scripts/benchmarks of that repository: scenarios.yaml runs bf16 LoRA without autocast and QLoRA with it; `foak`
+    fuses RMSNorm. Its requirements pin bitsandbytes 0.43.3, torch 2.4.1, and transformers 4.45.2; 4.48.1 for
+    a100_80gb.csv, which was measured anew in February 2025 (its pull request 123)."""
     fused = settings.head in (Head.fused, Head.in_place)
     old = _transformers_2024(settings, row)
-    return replace(old, autocast=settings.quantised, fused_ops=fused)
+    renewed = "refs/a100_80gb.csv" in str(row.get("source_detail"))
+    return replace(old, autocast=settings.quantised, fused_ops=fused, keeps_logits=renewed)
 
 
 def _litgpt(settings: Settings, row: Mapping[str, Any]) -> Settings:
@@ -217,6 +209,7 @@ def _litgpt(settings: Settings, row: Mapping[str, Any]) -> Settings:
         keeps_inputs=settings.quantised,
         dropout=True,
         linear_experts=True,
+        fused_qkv=True,
     )
 
 

@@ -5,8 +5,9 @@ import sys
 from finetune import artifacts
 from finetune.artifacts import Artifact
 from finetune.config import RunConfig
+from finetune.console import say
 from finetune.licences import require_lawful
-from finetune.plan.stage import make_plan, require_fit
+from finetune.plan.stage import make_plan, require_fit, told_whole
 from finetune.stage import stage
 from finetune.training_data import open_data
 
@@ -18,6 +19,7 @@ def run(run: RunConfig) -> Artifact:
     if run.run is not None or artifacts.has_current(run.paths, "data", run.data.name):
         data = open_data(run)
     made = make_plan(run, licences, data)
+    say(told_whole(made))
     require_fit(run, made)
     return made
 

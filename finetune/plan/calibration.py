@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -45,7 +46,7 @@ def row_of(run: RunConfig, run_id: str, plan: Mapping[str, Any], found: Measured
         **_measurement(found, run.hardware.device is Device.cuda),
         "quality": "A",
         "settings": _plain_settings(found.settings),
-        "hardware": plain(run.hardware),
+        "hardware": plain(replace(run.hardware, memory_gib=plan["device_gib"]["limit"])),
         "predicted": {key: plan[key] for key in ("peak_allocated_gib", "step_s", "verdict")},
     }
 
@@ -83,6 +84,7 @@ def _measurement(found: Measured, cuda: bool) -> dict[str, Any]:
         "tokens_per_s_per_gpu": found.tokens_per_s,
         "time": f"{', '.join(f'{second:.3f}' for second in found.step_s)} s a step, the first warms up",
         "oom": found.out_of_memory,
+        "left_gib": gib(found.left),
         "notes": f"out of memory in {found.doing}" if found.out_of_memory else "",
     }
 

@@ -28,11 +28,15 @@ def score(hidden: torch.Tensor, head: Any, settings: Settings) -> torch.Tensor:
     logits = head(hidden)
     if settings.head is Head.plain:
         return cross_entropy(_flat(logits), _targets(logits), reduction="sum")
+    kept = logits if settings.keeps_logits else None
     logits = logits.float()
     shifted = logits[:, :-1].contiguous()
     if settings.head is Head.in_place:
-        return InPlaceCrossEntropy.apply(_flat(shifted))  # type: ignore[no-any-return]
-    return cross_entropy(_flat(shifted), _targets(shifted))
+        loss = InPlaceCrossEntropy.apply(_flat(shifted))
+    else:
+        loss = cross_entropy(_flat(shifted), _targets(shifted))
+    del kept  # not before the loss is known
+    return loss
 
 
 def _flat(states: torch.Tensor) -> torch.Tensor:
@@ -49,10 +53,8 @@ def _chunked(hidden: torch.Tensor, head: Any, settings: Settings) -> torch.Tenso
 
     shifted = hidden[:, :-1]
     positions = shifted.shape[0] * shifted.shape[1]
-    trained = settings.rows * (
-        settings.tokens if settings.trained_tokens is None else settings.trained_tokens
-    )
-    place = torch.zeros(min(trained, positions), dtype=torch.long)
+    trained = positions if settings.trained is None else min(settings.trained, positions)
+    place = torch.zeros(trained, dtype=torch.long)
     chosen = shifted[place, place]
     softcap = getattr(config_of(settings.architecture), "final_logit_softcapping", None)
     options = (1.0, TRL_TILE, softcap, 1.0, TRL_OUTPUTS)

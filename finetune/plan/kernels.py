@@ -131,16 +131,44 @@ def flash_attention(
     value: torch.Tensor,
     *_: Any,
     packed: int = 1,
+    fused_qkv: bool = False,
     **__: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface over FlashAttention; queries come as (batch, heads, tokens, width).
 
     `packed` rows stand end to end in each: they attend to themselves alone, and cost no more than apart.
     """
+    if fused_qkv:
+        key, value = _out_of_one_product(query, key, value)
     # flash-attn takes 16 bits; transformers casts back what an fp32 norm has upcast
     states = [item.transpose(1, 2).to(torch.bfloat16) for item in (query, key, value)]
     attended = FlashAttention.apply(*(item.unflatten(1, (packed, -1)).flatten(0, 1) for item in states))
     return attended.unflatten(0, (-1, packed)).flatten(1, 2), None
+
+
+def _out_of_one_product(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
+    """Keys and values as LitGPT's model.py has them (CausalSelfAttention): a view of the product, or copies for each
+    head where heads share them."""
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        return key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    if value.untyped_storage().nbytes() > value.nbytes:
+        return key, value  # a view already
+    return key, OneProduct.apply(value)
+
+
+class OneProduct(Function):
+    """Values as the last third of the output of a product that makes queries and keys too."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
+        """The values, in a storage three times as large."""
+        return value.new_empty(3, *value.shape)[2]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        """Their gradient."""
+        return grads[0]
 
 
 def fused_attention(*states: torch.Tensor, **_: Any) -> torch.Tensor:

@@ -21,6 +21,8 @@ class Measured:
     """That an optimizer step computes."""
     doing: str = "loading"
     out_of_memory: bool = False
+    left: int | None = None
+    """What other processes left of the device when memory ran out; None: it did not, or the system does not tell."""
     step_s: list[float] = field(default_factory=list)
     allocated: int | None = None
     """The most that a step held: torch's count on CUDA, the followed tensors on a CPU."""
@@ -103,6 +105,7 @@ def report(run: RunConfig, compared: Sequence[Comparison], found: Measured) -> d
         "memory_error": memory.error,
         "reserved_gib": gib(found.reserved),
         "device_used_gib": gib(found.used),
+        "left_gib": gib(found.left),
         "predicted_tokens_per_s": speed.predicted,
         "measured_tokens_per_s": speed.measured,
         "speed_error": speed.error,
@@ -157,11 +160,11 @@ def problems(plan: Mapping[str, Any], compared: Sequence[Comparison], found: Mea
 
 def _does_not_fit(plan: Mapping[str, Any], found: Measured) -> str:
     held = "" if found.allocated is None else f" with {found.allocated / GIB:.2f} GiB allocated"
-    return (
-        f"out of memory in {found.doing}{held}, although the plan says {plan['verdict']}: "
-        f"{plan['peak_allocated_gib']:.2f} GiB at the peak; end what else runs on the device, or lower "
-        "train.micro_batch (`make plan` with plan.search=true names settings)"
-    )
+    needed, limit = plan["device_gib"]["total"], plan["device_gib"]["limit"]
+    said = f"out of memory in {found.doing}{held}: the plan says {plan['verdict']}, {needed:.2f} of {limit:.2f} GiB"
+    if found.left is not None and found.left / GIB < needed:
+        return f"{said}, and what else runs there leaves {found.left / GIB:.2f}; end that, or take another device"
+    return f"{said}; lower train.micro_batch (`make plan` with plan.search=true names settings)"
 
 
 def _too_far(item: Comparison) -> str:

@@ -37,6 +37,7 @@ def build(settings: Settings, layers: int) -> Any:
         network.config._experts_implementation_internal = "hallmark"
     if settings.linear_experts:
         unstack_experts(network)
+        _plain_linears(network)
     if settings.fused_ops:
         _fuse_norms(network)
     if settings.quantised:
@@ -93,7 +94,9 @@ def _register_kernels(settings: Settings, config: Any) -> str:
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
     packed = settings.rows if settings.packed else 1
-    AttentionInterface.register("hallmark", partial(flash_attention, packed=packed))
+    AttentionInterface.register(
+        "hallmark", partial(flash_attention, packed=packed, fused_qkv=settings.fused_qkv)
+    )
     AttentionMaskInterface.register("hallmark", lambda *_, **__: None)
     ALL_EXPERTS_FUNCTIONS.register("hallmark", grouped_experts)
     if settings.attention is not AttentionKernel.flash:
@@ -119,6 +122,13 @@ def _quantise(network: Any, settings: Settings) -> None:
     )
     replace_with_bnb_linear(network, get_keys_to_not_convert(network), config)
     network.is_loaded_in_4bit = network.is_quantized = True
+
+
+def _plain_linears(network: nn.Module) -> None:
+    """Classes made from nn.Linear, such as Falcon's, become nn.Linear."""
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            module.__class__ = nn.Linear
 
 
 def _fuse_norms(network: nn.Module) -> None:

@@ -1,6 +1,6 @@
 """plan.json: what is predicted of a run, as plain values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -20,14 +20,15 @@ NOTES = (
 
 
 def plan_of(run: RunConfig, found: Prediction, licences: Sequence[Licence]) -> dict[str, Any]:
-    """The plan of one configuration, before any search."""
+    """The plan of one configuration; a search adds to it and changes nothing of it."""
     peak, device = found.simulation.peak, found.device
     speed, steps = found.speed, found.work.steps
     hours = speed.run_hours(steps) if speed and steps else None
     return {
         "name": run.name,
         "model": _model(run, found),
-        "hardware": {"name": run.hardware.name, "memory_gib": device.limit / GIB, "gpus": run.plan.gpus},
+        "hardware": {"name": run.hardware.name, "device": run.hardware.device.name}
+        | {"memory_gib": device.limit / GIB, "gpus": run.plan.gpus},
         "settings": {"micro_batch": run.train.micro_batch, "global_batch": run.train.global_batch}
         | {
             "max_tokens": run.train.max_tokens,
@@ -57,6 +58,7 @@ def plan_of(run: RunConfig, found: Prediction, licences: Sequence[Licence]) -> d
         "candidates": [],
         "levers": [],
         "overrides": [],
+        "warnings": [],
         "notes": [*NOTES, *([speed.note] if speed else []), *([found.work.note] if found.work.note else [])],
     }
 
@@ -67,13 +69,32 @@ def evaluation_bytes(run: RunConfig, found: Prediction) -> int:
     return simulate_evaluation(found.settings, batch, found.work.longest, new)
 
 
-def evaluation_note(plan: Mapping[str, Any], run: RunConfig) -> list[str]:
-    """What to change where the evaluation's batch needs more memory than there is, though training fits."""
+def warnings_of(plan: Mapping[str, Any], run: RunConfig) -> list[str]:
+    """Where the evaluation's batch needs more memory than there is, though training fits; what stays in bf16."""
     limit, needed, base = plan["device_gib"]["limit"], plan["evaluation_gib"], plan["loading_gib"]
     if needed <= limit:
-        return []
+        return list(_in_bf16(plan))
     rows = max(1, int(run.eval.batch_rows * (limit - base) / (needed - base)))
-    return [f"an evaluation batch needs {needed:.0f} GiB of {limit:.0f}: set eval.batch_rows={rows} or less"]
+    batch = (
+        f"`make eval` would take {needed:.0f} GiB of {limit:.0f} for a batch of {run.eval.batch_rows} rows"
+    )
+    advice = f"{batch} of {plan['settings']['longest_row']:,} tokens; set eval.batch_rows={rows} or less"
+    return [advice, *_in_bf16(plan)]
+
+
+def _in_bf16(plan: Mapping[str, Any]) -> Iterator[str]:
+    """What bitsandbytes and transformers leave in bf16 of a base that is to be quantised."""
+    held, name = plan["breakdown"], plan["model"]["name"]
+    if plan["model"]["quantised"] and "quantised weights" not in held:
+        yield (
+            f"no layer of {name} is held in 4 bits: transformers quantises nn.Linear alone and this model has a class "
+            "of its own, so it is planned in bf16, as it would be loaded"
+        )
+    elif plan["model"]["quantised"] and "experts (bf16)" in held:
+        yield (
+            f"the experts of {name} stay in bf16, {held['experts (bf16)']:,.1f} GiB: they are three-dimensional "
+            "parameters, which bitsandbytes does not quantise; adapters go to its attention alone"
+        )
 
 
 def _model(run: RunConfig, found: Prediction) -> dict[str, Any]:
@@ -94,21 +115,22 @@ def _licence(licence: Licence, run: RunConfig) -> dict[str, Any]:
     return facts | {"applies_to": applies, "display": licence.display, "name_prefix": licence.name_prefix}
 
 
-def add_search(plan: dict[str, Any], run: RunConfig, planner: Planner) -> RunConfig:
-    """Fill `candidates` and `overrides`; the configuration that the search chose, or the given one where none fits."""
+def add_search(plan: dict[str, Any], run: RunConfig, planner: Planner) -> bool:
+    """Fill `candidates`, and `overrides` where other settings are better than these; whether anything fits."""
     found = evaluate(planner, candidates(run), "candidates")
     chosen = best(found)
-    rows = [_candidate(item, result, item is chosen) for item, result in found]
+    rows = [
+        _candidate(item, result) | {"chosen": item is chosen, "configured": not overrides(run, item)}
+        for item, result in found
+    ]
     plan["candidates"] = sorted(
         rows, key=lambda row: (row["verdict"] != "fits", -(row["tokens_per_s"] or 0.0))
     )
-    if chosen is None:
-        return run
-    plan["overrides"] = overrides(run, chosen)
-    return chosen
+    plan["overrides"] = [] if chosen is None else overrides(run, chosen)
+    return chosen is not None
 
 
-def _candidate(run: RunConfig, found: Prediction, chosen: bool) -> dict[str, Any]:
+def _candidate(run: RunConfig, found: Prediction) -> dict[str, Any]:
     return {
         "micro_batch": run.train.micro_batch,
         "accumulation": run.train.global_batch // run.train.micro_batch,
@@ -118,7 +140,6 @@ def _candidate(run: RunConfig, found: Prediction, chosen: bool) -> dict[str, Any
         "device_gib": found.device.total / GIB,
         "tokens_per_s": found.tokens_per_s,
         "verdict": found.device.verdict.value,
-        "chosen": chosen,
     }
 
 

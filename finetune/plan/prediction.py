@@ -62,7 +62,7 @@ class Planner:
         if self.rows is not None:
             return measured_workload(self.rows, run.train)
         longest = min(self.work.longest, run.train.max_tokens)
-        return replace(self.work, longest=longest, trained=min(self.work.trained, longest))
+        return replace(self.work, longest=longest, row_tokens=longest)
 
 
 def predicted(run: RunConfig, settings: Settings, work: Workload, simulation: Simulation) -> Prediction:

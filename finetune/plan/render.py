@@ -8,8 +8,8 @@ from typing import Any
 
 from finetune import pages
 from finetune.pages import Scale, scale_over
-from finetune.plan import sections
-from finetune.plan.sections import Plan, Section
+from finetune.plan import choices, sections
+from finetune.plan.tables import Plan, Section, short
 from finetune.plots import Area, Span, areas
 
 Timeline = Sequence[Mapping[str, Any]]
@@ -24,6 +24,7 @@ TONES = {
     BESIDE: "tone-0",
     "quantised weights": "tone-1",
     "quantisation scales": "tone-13",
+    "experts (bf16)": "tone-14",
     "embeddings and head": "tone-2",
     "other weights": "tone-3",
     "gathered by FSDP": "tone-11",
@@ -36,7 +37,7 @@ TONES = {
     "loss head": "tone-9",
     "working set": "tone-10",
 }
-"""Categories from the bottom of the plot up, each in its colour: Okabe and Ito's for colour-blind readers, and six
+"""Categories from the bottom of the plot up, each in its colour: Okabe and Ito's for colour-blind readers, and seven
 more that stay apart from those and from each other without one kind of cone too."""
 SMALL_SHARE = 0.005
 """Of the plot's height: what stays below it all through the step is drawn as one area."""
@@ -46,10 +47,19 @@ FAR_LIMIT = 2.0
 
 def table(plan: Plan) -> str:
     """The whole plan as plain text of at most 100 columns, verdict first."""
-    lines = [f"{plan['verdict']}: {sections.headline(plan)}", sections.outlook(plan)]
+    lines = summary(plan)
     for section in sections.sections(plan).values():
-        lines += ["", *_text(section)]
-    return "\n".join(part for line in lines for part in _wrapped(line))
+        lines += ["", *(part for line in _text(section) for part in _wrapped(line))]
+    return "\n".join(lines)
+
+
+def summary(plan: Plan) -> list[str]:
+    """Verdict, speed, what a search found and what to beware of, as lines of at most 100 columns; commands whole."""
+    lines = [f"{plan['verdict']}: {sections.headline(plan)}", sections.outlook(plan), choices.found(plan)]
+    lines = [part for line in lines if line for part in _wrapped(line)]
+    if command := choices.command(plan):
+        lines += [f"  {command}"]
+    return lines + [part for line in plan["warnings"] for part in _wrapped(f"warning: {line}")]
 
 
 def page(plan: Plan, timeline: Timeline) -> str:
@@ -60,9 +70,10 @@ def page(plan: Plan, timeline: Timeline) -> str:
         plan=plan,
         headline=sections.headline(plan),
         outlook=sections.outlook(plan),
+        found=choices.found(plan),
         facts=sections.facts(plan),
         sections=sections.sections(plan),
-        command=sections.command(plan),
+        command=choices.command(plan),
         tones=TONES,
         **(_plot(plan, samples) if samples else {"plot": None}),
     )
@@ -90,7 +101,9 @@ def _step_only(timeline: Timeline) -> list[tuple[str, Mapping[str, int]]]:
     inside = [index for index, phase in enumerate(phases) if phase != "weights"]
     found: list[tuple[str, Mapping[str, int]]] = []
     for index in range(inside[0], inside[-1] + 1) if inside else ():
-        phase = found[-1][0] if phases[index] == "weights" else phases[index]
+        phase = phases[index]
+        if found and phase in ("weights", "forward"):  # released after the loss: there is one forward pass
+            phase = found[-1][0]
         found.append((phase, timeline[index]["categories"]))
     return found
 
@@ -102,7 +115,7 @@ def _plot(plan: Plan, samples: Sequence[tuple[str, Mapping[str, int]]]) -> dict[
     near = limit is not None and limit <= FAR_LIMIT * max(totals)
     scale = scale_over([max(totals), limit if near else 0.0])
     stack = _stack(samples, outside, scale)
-    line = (f"limit {sections.short(limit)} GiB", limit) if near else None
+    line = (f"limit {short(limit)} GiB", limit) if near else None
     return {
         "plot": areas(scale, stack, _spans(samples), "GiB", line),
         "legend": [(area.name, area.tone) for area in reversed(stack)],

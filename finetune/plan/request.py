@@ -1,11 +1,11 @@
 """What is asked of the planner: the configured step, and the work that the prepared rows make."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from finetune.architecture import config_of
-from finetune.chat import IGNORE
+from finetune.chat import IGNORE, Encoded
 from finetune.config import RunConfig
 from finetune.config.model import Attention, Quantisation
 from finetune.config.plan import Device
@@ -25,27 +25,48 @@ class Workload:
     """The tokens of a run. `tokens` are those of the rows themselves; `padded` what the steps compute with padding."""
 
     longest: int
-    """Tokens of a row of the largest micro-batch."""
-    trained: int
-    """Answer tokens of a row of it."""
+    """Tokens of the longest row."""
+    row_tokens: int
+    """Tokens of a row of the largest micro-batch: of its longest with padding, their mean where they are packed."""
+    uneven: bool = False
+    """The rows of that micro-batch differ in length, so attention takes a mask of each."""
+    trained: int | None = None
+    """Answer tokens of it, all rows together. None: every token."""
     steps: int | None = None
     tokens: int | None = None
     padded: int | None = None
     note: str = ""
 
 
+class BatchSize(NamedTuple):
+    """The size of a micro-batch; the largest of a run is the one that the plan is about."""
+
+    tokens: int
+    """Padding included."""
+    row_tokens: int
+    uneven: bool
+    trained: int
+
+
+def batch_size(batch: Sequence[Encoded], train: TrainConfig) -> BatchSize:
+    """How much of each a micro-batch of these rows takes."""
+    lengths = [len(row.ids) for row in batch]
+    tokens = sum(lengths) if train.packing else max(lengths) * len(batch)
+    uneven = not train.packing and len(set(lengths)) > 1
+    trained = sum(label != IGNORE for row in batch for label in row.labels)
+    return BatchSize(tokens, -(-tokens // len(batch)), uneven, trained)
+
+
 def measured_workload(rows: TrainingRows, train: TrainConfig) -> Workload:
     """What the steps of a run really take, from its rows in their order."""
-    padded, largest = 0, (0, 0, 0)
-    for start in range(0, len(rows.order), train.micro_batch):
-        batch = [rows.rows[index] for index in rows.order[start : start + train.micro_batch]]
-        lengths = [len(row.ids) for row in batch]
-        tokens = sum(lengths) if train.packing else max(lengths) * len(batch)
-        trained = sum(label != IGNORE for row in batch for label in row.labels)
-        padded += tokens
-        largest = max(largest, (tokens, -(-tokens // len(batch)), -(-trained // len(batch))))
-    counts = rows.counts
-    return Workload(largest[1], largest[2], counts["steps"], counts["tokens"], padded)
+    sizes = [
+        batch_size([rows.rows[index] for index in rows.order[start : start + train.micro_batch]], train)
+        for start in range(0, len(rows.order), train.micro_batch)
+    ]
+    longest, largest = max(len(rows.rows[index].ids) for index in rows.order), max(sizes)
+    padded = sum(size.tokens for size in sizes)
+    shape = (longest, largest.row_tokens, largest.uneven, largest.trained)
+    return Workload(*shape, rows.counts["steps"], rows.counts["tokens"], padded)
 
 
 def workload(run: RunConfig, data: TrainingData | None) -> Workload:
@@ -59,7 +80,7 @@ def workload(run: RunConfig, data: TrainingData | None) -> Workload:
     count = steps(len(rows), run.train)
     total = int(tokens * count * run.train.global_batch / max(1, len(rows)))
     note = f"no tokenizer yet: tokens are characters / {CHARACTERS_PER_TOKEN:g}, memory is for rows of train.max_tokens"
-    return Workload(longest, longest, count, total, total, note)
+    return Workload(longest, longest, False, None, count, total, total, note)
 
 
 def _characters(row: Mapping[str, Any]) -> int:
@@ -75,8 +96,9 @@ def settings_of(run: RunConfig, architecture: Mapping[str, Any], work: Workload)
     return Settings(
         architecture=architecture,
         rows=train.micro_batch,
-        tokens=work.longest,
-        trained_tokens=work.trained,
+        tokens=work.row_tokens,
+        trained=work.trained,
+        padded=work.uneven,
         packed=train.packing,
         accumulates=train.global_batch > train.micro_batch,
         rank=train.lora.rank,

@@ -10,7 +10,7 @@ from finetune.config import RunConfig
 from finetune.config.model import Quantisation
 from finetune.config.plan import Device
 from finetune.config.schema import Checkpointing, Optimizer
-from finetune.console import progress
+from finetune.console import progress, quiet_libraries
 
 PROCESSES = 2
 """Simulations side by side; each takes about a gigabyte."""
@@ -106,7 +106,8 @@ def evaluate(
     work: Callable[[RunConfig], Any], runs: Sequence[RunConfig], label: str
 ) -> list[tuple[RunConfig, Any]]:
     """Predict many runs side by side, in fresh processes, in order."""
-    with ProcessPoolExecutor(PROCESSES, mp_context=get_context("spawn")) as pool:
+    fresh = get_context("spawn")
+    with ProcessPoolExecutor(PROCESSES, mp_context=fresh, initializer=quiet_libraries) as pool:
         return list(zip(runs, progress(pool.map(work, runs), label, len(runs)), strict=True))
 
 

@@ -1,17 +1,12 @@
 """A plan in words and tables, the same for the terminal and the page. Nothing is computed here but shares and rests."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetune.pages import count, duration
+from finetune.plan.choices import candidates, checkpointing, levers
+from finetune.plan.tables import Plan, Row, Section, gib, short, unit
 
-Plan = Mapping[str, Any]
-"""The content of plan.json: memory in GiB, time in seconds and hours, null for what is not known."""
-Row = tuple[str, ...]
-
-SMALLEST_GIB = 0.01
-SHOWN_CANDIDATES = 12
 HELD = {
     "allocated": "allocated by PyTorch",
     "context": "CUDA context",
@@ -20,18 +15,7 @@ HELD = {
     "paged": "paged optimizer states",
 }
 """What a device holds, in words, by the keys of `device_gib`."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A table: how its numbers were found, `<` or `>` for each column, and rows that close it."""
-
-    title: str
-    source: str
-    align: str
-    rows: Sequence[Row]
-    head: Row = ()
-    foot: Sequence[Row] = ()
+HELD_BY_CPU = "process with its libraries"
 
 
 def sections(plan: Plan) -> dict[str, Section]:
@@ -77,19 +61,19 @@ def outlook(plan: Plan) -> str:
 def facts(plan: Plan) -> list[Row]:
     """The few numbers that decide whether to rent."""
     known = [
-        ("Peak on the device", _unit(short, on_device(plan), "GiB")),
-        ("Its limit", _unit(short, plan["device_gib"]["limit"], "GiB")),
-        ("Speed", _unit("{:,.0f}".format, plan["tokens_per_s"], "tokens/s")),
-        ("Run", _unit(duration, plan["run_hours"], "")),
+        ("Peak on the device", unit(short, on_device(plan), "GiB")),
+        ("Its limit", unit(short, plan["device_gib"]["limit"], "GiB")),
+        ("Speed", unit("{:,.0f}".format, plan["tokens_per_s"], "tokens/s")),
+        ("Run", unit(duration, plan["run_hours"], "")),
         ("Cost of the GPU", _gpu_cost(plan, "")),
-        ("Energy", _unit("{:,.1f}".format, plan["energy_kwh"], "kWh")),
+        ("Energy", unit("{:,.1f}".format, plan["energy_kwh"], "kWh")),
     ]
     return _known(known)
 
 
 def breakdown(plan: Plan) -> Section:
     """What PyTorch's tensors are at the peak, largest first."""
-    peak = plan["peak_allocated_gib"]
+    peak = plan["device_gib"]["allocated"]
     ordered = sorted(plan["breakdown"].items(), key=lambda item: -(item[1] or 0))
     rows = [(name, gib(value), f"{100 * value / peak:.1f} %") for name, value in ordered if value]
     foot = [("allocated by PyTorch", gib(peak), "")]
@@ -100,8 +84,9 @@ def breakdown(plan: Plan) -> Section:
 def device(plan: Plan) -> Section:
     """From PyTorch's count to what the device must hold."""
     parts = plan["device_gib"]
+    named = HELD if plan["hardware"]["device"] == "cuda" else HELD | {"context": HELD_BY_CPU}
     held = {key: value for key, value in parts.items() if key not in ("total", "limit") and value}
-    rows = [(HELD.get(key, key), gib(value)) for key, value in held.items()]
+    rows = [(named.get(key, key), gib(value)) for key, value in held.items()]
     total, limit = on_device(plan), parts["limit"]
     foot = [("on the device", gib(total))]
     if limit is not None:
@@ -126,12 +111,12 @@ def time_and_cost(plan: Plan) -> Section:
     step, hours = plan["step_s"], plan["run_hours"]
     size = [f"{count(plan[key])} {key}" for key in ("steps", "tokens") if plan[key] is not None]
     rows = [
-        ("speed", _unit("{:,.0f}".format, plan["tokens_per_s"], "tokens/s")),
+        ("speed", unit("{:,.0f}".format, plan["tokens_per_s"], "tokens/s")),
         ("optimizer step", "" if step is None else ", ".join([f"{short(step)} s", *_bound(plan)])),
         ("run", "" if hours is None else ", ".join([duration(hours), *size])),
-        ("energy", _unit("{:,.1f}".format, plan["energy_kwh"], "kWh")),
+        ("energy", unit("{:,.1f}".format, plan["energy_kwh"], "kWh")),
         ("cost of the GPU", _gpu_cost(plan, "at plan.price_per_gpu_hour")),
-        ("cost of the energy", _unit("{:,.2f}".format, _cost(plan, "energy"), "at plan.price_per_kwh")),
+        ("cost of the energy", unit("{:,.2f}".format, _cost(plan, "energy"), "at plan.price_per_kwh")),
     ]
     return Section("Time and cost", "predicted, roofline calibrated on published runs", "<<", _known(rows))
 
@@ -142,17 +127,17 @@ def serving(plan: Plan) -> Section:
     cache = found.get("kv_bytes_per_token")
     context = found.get("context")
     rows = [
-        ("merged weights", _unit(gib, found.get("weights_gib"), "GiB")),
-        ("devices", _unit(str, found.get("gpus"), f"× {plan['hardware']['name']}")),
+        ("merged weights", unit(gib, found.get("weights_gib"), "GiB")),
+        ("devices", unit(str, found.get("gpus"), f"× {plan['hardware']['name']}")),
         ("key-value cache", f"{cache / 2**20:.2f} MiB a token" if cache else ""),
         (
             "one conversation",
             f"{cache * context / 2**30:.2f} GiB at {context:,} tokens" if cache and context else "",
         ),
-        ("conversations at once, at most", _unit("{:,}".format, found.get("conversations"), "")),
-        ("decoding, at most", _unit("{:,.0f}".format, found.get("decode_tokens_per_s"), "tokens/s")),
-        ("a million tokens, at least", _unit("{:,.2f}".format, found.get("cost_per_million_tokens"), "")),
-        ("cheaper than the API above", _unit(count, found.get("break_even_tokens"), "tokens a month")),
+        ("conversations at once, at most", unit("{:,}".format, found.get("conversations"), "")),
+        ("decoding, at most", unit("{:,.0f}".format, found.get("decode_tokens_per_s"), "tokens/s")),
+        ("a million tokens, at least", unit("{:,.2f}".format, found.get("cost_per_million_tokens"), "")),
+        ("cheaper than the API above", unit(count, found.get("break_even_tokens"), "tokens a month")),
     ]
     return Section("Serving the merged model", "predicted", "<<", _known(rows))
 
@@ -160,7 +145,7 @@ def serving(plan: Plan) -> Section:
 def settings(plan: Plan) -> Section:
     """The run that was simulated."""
     model, chosen = plan["model"], plan["settings"]
-    weights = "4-bit weights" if model["quantised"] else "weights as they are"
+    weights = "4-bit weights" if "quantised weights" in plan["breakdown"] else "weights as they are"
     size = f"{count(model['parameters'])} parameters, {count(model['trainable'])} trained, {weights}"
     packed = "packed" if chosen["packing"] else "not packed"
     rows = [
@@ -176,57 +161,10 @@ def settings(plan: Plan) -> Section:
     return Section("What was simulated", "", "<<", _known(rows))
 
 
-def candidates(plan: Plan) -> Section:
-    """What the search tried, in the plan's order, which is best first."""
-    tried = plan["candidates"]
-    rows = [
-        (
-            f"{item['micro_batch']} × {item['accumulation']}",
-            checkpointing(item),
-            "yes" if item["packing"] else "no",
-            _unit(gib, item["device_gib"], ""),
-            _unit("{:,.0f}".format, item["tokens_per_s"], ""),
-            item["verdict"] + (", chosen" if item["chosen"] else ""),
-        )
-        for item in tried[:SHOWN_CANDIDATES]
-    ]
-    head = ("batch × steps", "checkpointing", "packed", "device GiB", "tokens/s", "verdict")
-    source = f"predicted, the first {len(rows)} of {len(tried)}" if len(rows) < len(tried) else "predicted"
-    return Section("What the search tried", source, "<<<>><", rows, head)
-
-
-def levers(plan: Plan) -> Section:
-    """What would make it fit, cheapest first, each on top of those before it."""
-    rows = [
-        (
-            item["change"],
-            _unit(gib, item["saves_gib"], ""),
-            _unit("{:,.0f}".format, item["tokens_per_s"], ""),
-            item["verdict"],
-        )
-        for item in plan["levers"]
-    ]
-    head = ("change", "saves GiB", "tokens/s", "then")
-    return Section(
-        "What would save memory",
-        "predicted, cheapest first, each on top of those before it",
-        "<>><",
-        rows,
-        head,
-    )
-
-
 def licence(plan: Plan) -> Section:
     """What each licence allows and asks, a line each."""
     rows = [(", ".join(_terms(item)),) for item in plan["licence"]]
     return Section("Licence", "not legal advice", "<", rows)
-
-
-def command(plan: Plan) -> str:
-    """How to train with what was found, where that differs from the config."""
-    if not plan["overrides"]:
-        return ""
-    return f'make train CONF={plan["name"]} ARGS="{" ".join(plan["overrides"])}"'
 
 
 def machine(plan: Plan) -> str:
@@ -235,31 +173,9 @@ def machine(plan: Plan) -> str:
     return f"each of {gpus} × {name}" if gpus > 1 else str(name)
 
 
-def checkpointing(chosen: Mapping[str, Any]) -> str:
-    """`full`, `full, every 4 layers`, `none, offloaded`."""
-    every = chosen["checkpoint_every"]
-    parts = [chosen["checkpointing"], f"every {every} layers" if (every or 1) > 1 else ""]
-    return ", ".join(part for part in (*parts, "offloaded" if chosen["offload_activations"] else "") if part)
-
-
 def on_device(plan: Plan) -> float:
     """GiB of one device at the peak."""
     return float(plan["device_gib"]["total"] or plan["peak_allocated_gib"])
-
-
-def gib(value: float) -> str:
-    """Two decimals; what is there but rounds to nothing is said to be there."""
-    return f"{value:,.2f}" if value >= SMALLEST_GIB or not value else f"< {SMALLEST_GIB}"
-
-
-def short(value: float) -> str:
-    """Three digits or so, for a sentence."""
-    return f"{value:,.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def _unit(say: Callable[[Any], str], value: Any, unit: str) -> str:
-    """A number with its unit; empty where there is none."""
-    return "" if value is None else f"{say(value)} {unit}".strip()
 
 
 def _known(rows: Sequence[Row]) -> list[Row]:
@@ -270,10 +186,10 @@ def _cost(plan: Plan, what: str) -> float | None:
     return (plan["cost"] or {}).get(what)
 
 
-def _gpu_cost(plan: Plan, unit: str) -> str:
+def _gpu_cost(plan: Plan, word: str) -> str:
     """What the run's GPU hours cost; says so where only the price is missing."""
     unpriced = "" if plan["run_hours"] is None else "no price set"
-    return _unit("{:,.2f}".format, _cost(plan, "training"), unit) or unpriced
+    return unit("{:,.2f}".format, _cost(plan, "training"), word) or unpriced
 
 
 def _bound(plan: Plan) -> list[str]:

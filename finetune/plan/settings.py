@@ -50,8 +50,8 @@ class Settings:
     architecture: Mapping[str, Any] = field(hash=False)
     rows: int
     tokens: int
-    trained_tokens: int | None = None
-    """Answer tokens of a row. None: all."""
+    trained: int | None = None
+    """Answer tokens of the whole micro-batch. None: all."""
     padded: bool = False
     """The rows of a micro-batch differ in length: attention takes a mask of each."""
     packed: bool = False
@@ -80,14 +80,19 @@ class Settings:
     attention: AttentionKernel = AttentionKernel.flash
     upcast: Upcast = Upcast.none
     linear_experts: bool = False
-    """Experts as linear layers, which are quantised: transformers before 5."""
+    """Experts as linear layers, which are quantised, and Falcon's own class of linear layer too: transformers before 5,
+    which asks for an nn.Linear and no class made from it (integrations/bitsandbytes.py)."""
     dropout: bool = False
     """Before each adapter: a copy of its input and a mask."""
     fused_ops: bool = False
     """RMSNorm as one kernel that keeps its input alone (Unsloth, Liger, fms)."""
+    fused_qkv: bool = False
+    """Queries, keys and values are one product, whose whole output the values keep until the backward pass (LitGPT)."""
     reentrant: bool = False
     """The older checkpointing (transformers before 5): a layer is recomputed to its very end, its output included."""
     keeps_inputs: bool = False
     """bitsandbytes before 0.45 kept the input of each quantised product although nothing needs it."""
+    keeps_logits: bool = False
+    """transformers from 4.46 on: the loss is a function (loss/loss_utils.py), whose caller holds the bf16 logits."""
     gpus: int = 1
     device: Device = Device.cuda

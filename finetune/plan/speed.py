@@ -124,7 +124,7 @@ def offloaded_bytes(settings: Settings) -> int:
 
 
 def _note(settings: Settings, hardware: HardwareConfig) -> str:
-    text = f"speed: a roofline at {SHARE:.0%} of the hardware's rates, calibrated on published runs"
+    text = f"speed: a roofline at {100 * SHARE:.0f} % of the hardware's rates, calibrated on published runs"
     if not hardware.name.startswith("a100"):
         text += f" on A100; {hardware.name} has not been compared"
     if settings.gpus > 1 and hardware.link_gb_s is None:

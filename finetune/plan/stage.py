@@ -1,7 +1,7 @@
 """A plan as an artifact: found where it was made before, made where it was not."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from finetune.console import say
 from finetune.errors import RefusedError
 from finetune.licences import Licence
 from finetune.metrics import JobType
+from finetune.plan.device import MIB, memory_limit
 from finetune.training_data import TrainingData
 
 VERSION = 2
@@ -33,16 +34,37 @@ class Inputs:
 def make_plan(run: RunConfig, licences: list[Licence], data: TrainingData | None) -> Artifact:
     """The plan of this configuration as a finished artifact."""
     inputs = gather(run, data)
-    sections = {"model": run.model, "train": run.train, "hardware": run.hardware, "plan": run.plan}
-    spec = Spec("plan", VERSION, run.name, sections, inputs.records)
+    spec = Spec("plan", VERSION, run.name, sections_of(run, licences), inputs.records)
     with artifacts.writing(run.paths, spec, move_current=run.run is None) as output:
         if output.finished is None:
             with tracking.open_run(run, JobType.plan, spec) as tracker:
                 write_plan(run, licences, inputs, output)
                 tracker.log(numbers(output))
         else:
-            say("already planned with these settings; nothing to do")
+            say("already planned with these settings")
     return output.made()
+
+
+def sections_of(run: RunConfig, licences: list[Licence]) -> dict[str, Any]:
+    """What decides a plan beside its inputs; a CPU's memory is what this machine or its container has."""
+    answers = {"batch_rows": run.eval.batch_rows, "max_new_tokens": run.eval.max_new_tokens}
+    sections = {"model": run.model, "train": run.train, "hardware": run.hardware, "plan": run.plan}
+    terms = {"eval": answers, "licences": [asdict(licence) for licence in licences]}
+    return sections | terms | {"limit_mib": memory_limit(run.hardware) // MIB}
+
+
+def told(made: Artifact) -> str:
+    """The plan in a few lines."""
+    from finetune.plan.render import summary
+
+    return "\n".join(summary(json.loads(made.path("plan.json").read_text())))
+
+
+def told_whole(made: Artifact) -> str:
+    """The plan as a table."""
+    from finetune.plan.render import table
+
+    return table(json.loads(made.path("plan.json").read_text()))
 
 
 def gather(run: RunConfig, data: TrainingData | None) -> Inputs:
@@ -64,23 +86,22 @@ def gather(run: RunConfig, data: TrainingData | None) -> Inputs:
 def write_plan(run: RunConfig, licences: list[Licence], inputs: Inputs, output: Output) -> None:
     """Predict, search or find levers where asked, and write plan.json and plan.html."""
     from finetune.plan import calibration
-    from finetune.plan.plan import add_levers, add_search, evaluation_note, plan_of, timeline_of
-    from finetune.plan.render import page, table
+    from finetune.plan.plan import add_levers, add_search, plan_of, timeline_of, warnings_of
+    from finetune.plan.render import page
 
     planner = make_planner(run, inputs)
-    chosen = run
-    found: dict[str, Any] = {}
+    step = planner(run)
+    plan = plan_of(run, step, licences)
+    plan["warnings"] += warnings_of(plan, run)
+    plan["notes"] += calibration.notes(run)
+    fits = plan["verdict"] != "does not fit"
     if run.plan.search:
-        chosen = add_search(found, run, planner)
-    step = planner(chosen)
-    plan = plan_of(chosen, step, licences) | found
-    plan["notes"] += [*evaluation_note(plan, run), *calibration.notes(run)]
-    if plan["verdict"] == "does not fit":
-        add_levers(plan, chosen, planner)
+        fits = add_search(plan, run, planner) or fits
+    if not fits:
+        add_levers(plan, run, planner)
     output.write_json("plan.json", plan)
     output.write_text("plan.html", page(plan, timeline_of(step)))
     output.facts = {"verdict": plan["verdict"], "peak_allocated_gib": plan["peak_allocated_gib"]}
-    say(table(plan))
 
 
 def numbers(output: Output) -> dict[str, float | str | None]:
@@ -112,6 +133,17 @@ def make_planner(run: RunConfig, inputs: Inputs) -> Any:
     return Planner(architecture, workload(run, inputs.data), rows)
 
 
+def planned(run: RunConfig, licences: list[Licence], data: TrainingData | None) -> tuple[Artifact, list[str]]:
+    """The plan of the run that `train` would make, told in two lines, and the gates that were forced.
+
+    Raises RefusedError where that run does not fit, whatever a search found or more GPUs would hold.
+    """
+    trained = replace(run, plan=replace(run.plan, search=False, gpus=1))
+    made = make_plan(trained, licences, data)
+    say(told(made))
+    return made, require_fit(trained, made)
+
+
 def require_fit(run: RunConfig, made: Artifact) -> list[str]:
     """The gates that were forced, none where the run fits. Raises RefusedError where it does not and is not forced."""
     plan = json.loads(made.path("plan.json").read_text())
@@ -120,8 +152,18 @@ def require_fit(run: RunConfig, made: Artifact) -> list[str]:
     if run.plan.force:
         return ["plan.force: the plan says that this run does not fit"]
     needed, limit = plan["device_gib"]["total"], plan["device_gib"]["limit"]
-    first = plan["levers"][0]["change"] if plan["levers"] else "another hardware="
     raise RefusedError(
-        f"the run needs {needed:.1f} GiB and {run.hardware.name} has {limit:.1f}; the cheapest lever is {first} "
-        f"(all: {made.path('plan.html')}); plan.search=true looks for settings that fit, plan.force=true trains anyway"
+        f"the run needs {needed:.1f} GiB and {run.hardware.name} has {limit:.1f}; {_way_out(run, plan)} "
+        f"(all: {made.path('plan.html')}); plan.force=true trains anyway"
     )
+
+
+def _way_out(run: RunConfig, plan: dict[str, Any]) -> str:
+    if plan["overrides"]:
+        return f'the search found settings that fit: ARGS="{" ".join(plan["overrides"])}"'
+    if not plan["levers"]:
+        return "no lever makes it fit; take another hardware= or model="
+    lever = f"the cheapest lever is {plan['levers'][0]['change']}"
+    if run.plan.search:
+        return f"the search found nothing that fits, {lever}"
+    return f"{lever}, and `make plan CONF=… ARGS=plan.search=true` looks for settings that fit"

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from finetune.config.schema import PathsConfig, TrainConfig
 from finetune.dataset import TrainingRows
 from finetune.errors import ConfigError, DataError
 from finetune.plan import calibration
+from finetune.plan.device import memory_limit
 from finetune.plan.measured import GIB, Measured, comparisons, problems, report
 from finetune.plan.settings import Settings
 from finetune.preflight import run as preflight
 from finetune.stage import stage
-from finetune.trial_run import longest_rows, noting_out_of_memory
-from scripts import check_plan, published_runs
+from finetune.trial_run import left_bytes, longest_rows, noting_out_of_memory
+from scripts import check_plan, published_runs, published_shapes
 
 CPU = HardwareConfig("cpu", Device.cpu)
 PLAN = {
@@ -34,7 +36,7 @@ PLAN = {
     "peak_allocated_gib": 8.0,
     "step_s": 2.0,
     "evaluation_gib": 4.0,
-    "device_gib": {"total": 10.0},
+    "device_gib": {"total": 10.0, "limit": 16.0},
     "model": {"parameters": 7_000_000_000},
 }
 LORA_BYTES = 4 * 16 * 2 * (2 * (64 + 64) + 2 * (64 + 32) + 3 * (64 + 128))
@@ -90,7 +92,9 @@ def test_a_run_within_its_margins_is_measured_and_kept_once(
     }  # the rows themselves
 
     again = check_plan.read_points(private / "artifacts" / calibration.FILE)
-    assert published_runs.hardware_of(again[0]) == load(["experiment=tiny"]).hardware
+    hardware = published_runs.hardware_of(again[0])
+    assert hardware.memory_gib == memory_limit(CPU) / GIB  # as this machine had it, wherever the row is read
+    assert replace(hardware, memory_gib=None) == load(["experiment=tiny"]).hardware
     outcome = check_plan.outcome(again[0])
     assert outcome.error == pytest.approx(found["memory_error"])
 
@@ -163,9 +167,51 @@ def test_out_of_memory_ends_it_with_one_line_and_is_kept() -> None:
     compared = comparisons(run, PLAN, found)
     assert not report(run, compared, found)["passed"]
     (line,) = problems(PLAN, compared, found)
-    assert line.startswith("out of memory in step 2 of 4, although the plan says fits: 8.00 GiB at the peak")
+    assert line.startswith("out of memory in step 2 of 4: the plan says fits, 10.00 of 16.00 GiB")
     row = calibration.row_of(run, "0123abcd", PLAN, found)
     assert (row["oom"], row["peak_gib"], row["notes"]) == (True, None, "out of memory in step 2 of 4")
+    assert found.left is not None
+    assert 0 < row["left_gib"] <= memory_limit(HardwareConfig("cpu", Device.cpu)) / GIB
+
+
+def test_what_others_leave_of_a_machine_is_what_is_free_and_what_this_process_holds(tmp_path: Path) -> None:
+    (tmp_path / "self").mkdir()
+    (tmp_path / "meminfo").write_text("MemTotal:  8388608 kB\nMemAvailable:  2097152 kB\n")
+    assert left_bytes(CPU, tmp_path) is None
+    (tmp_path / "self/status").write_text("Name:\tpython\nVmRSS:\t 1048576 kB\n")
+    assert left_bytes(CPU, tmp_path) == 3 * GIB
+
+
+def oom_row(left_gib: float | None) -> dict[str, Any]:
+    """A tiny step on a CPU of 16 GiB that ran out of memory; it needs 0.86 GiB."""
+    run = load(["experiment=licences_smollm135m"])
+    shape = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2} | {
+        "num_attention_heads": 4,
+        "vocab_size": 300,
+    }
+    found = Measured("a device", Settings(shape, 2, 32, device=Device.cpu), 64, out_of_memory=True)
+    found.left = None if left_gib is None else int(left_gib * GIB)
+    row: dict[str, Any] = json.loads(json.dumps(calibration.row_of(run, "0123abcd", PLAN, found)))
+    return row
+
+
+def test_what_another_process_took_is_no_miss_of_the_plan() -> None:
+    crowded, alone = (check_plan.outcome(oom_row(left)) for left in (0.5, 15.0))
+    assert (crowded.verdict, alone.verdict) == ("does not fit", "fits")
+    assert check_plan.problems([crowded]) == []
+    assert check_plan.problems([alone]) == ["preflight-0123abcd was out of memory and is called fits"]
+    unknown = check_plan.outcome(oom_row(None))
+    assert unknown.reason == "out of memory, and what other processes left of the device is not known"
+    assert check_plan.problems([unknown]) == []
+
+
+def test_the_refusal_names_what_else_runs_on_the_device() -> None:
+    run = load(["experiment=licences_smollm135m"])
+    found = measured(doing="step 1 of 4", out_of_memory=True, left=2 * GIB)
+    (line,) = problems(PLAN, comparisons(run, PLAN, found), found)
+    assert line.endswith(
+        "10.00 of 16.00 GiB, and what else runs there leaves 2.00; end that, or take another device"
+    )
 
 
 def test_a_bug_is_not_taken_for_a_lack_of_memory() -> None:
@@ -204,7 +250,7 @@ def test_a_row_gives_back_its_settings_and_no_private_key_of_the_model(tmp_path:
     assert published_runs.settings_of(row) == Settings({"hidden_size": 64}, 2, 500, targets=("Wqkv", "out"))
     assert "/secret" not in json.dumps(row)
     row["settings"]["gone"] = 1
-    with pytest.raises(published_runs.UnexpressedError, match="another version"):
+    with pytest.raises(published_shapes.UnexpressedError, match="another version"):
         published_runs.settings_of(row)
 
 

@@ -34,7 +34,7 @@ def test_a_plan_says_whether_it_fits_what_it_takes_and_what_the_licence_allows(
 def test_a_run_that_does_not_fit_is_refused_with_its_levers_and_can_be_forced(breakable: Team) -> None:
     refused = breakable.stage("plan", SMALL)
     assert refused.returncode == 3
-    assert "the run needs 0.5 GiB and cpu has 0.3" in refused.stderr
+    assert "the run needs 0.9 GiB and cpu has 0.3" in refused.stderr
     assert "Traceback" not in refused.stderr
     train = breakable.stage("train", SMALL, "train.seed=5")
     assert train.returncode == 3

@@ -110,7 +110,7 @@ def settings_of(facts: dict[str, Any], train: TrainConfig) -> Settings:
         facts,
         ROWS,
         TOKENS,
-        trained_tokens=TRAINED,
+        trained=ROWS * TRAINED,
         rank=RANK,
         checkpointing=train.checkpointing,
         attention=AttentionKernel.sdpa,

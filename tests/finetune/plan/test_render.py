@@ -21,7 +21,7 @@ def plan() -> dict[str, Any]:
         "name": "toy",
         "model": {"name": "toy", "repo": "them/toy-70b", "quantised": True}
         | {"parameters": 70_553_706_496, "trainable": 207_093_760},
-        "hardware": {"name": "a100_60gb", "memory_gib": 60.0, "gpus": 1},
+        "hardware": {"name": "a100_60gb", "device": "cuda", "memory_gib": 60.0, "gpus": 1},
         "settings": {"micro_batch": 2, "global_batch": 16, "max_tokens": 4096, "longest_row": 3211}
         | {"packing": False, "checkpointing": "full", "checkpoint_every": 4, "offload_activations": True}
         | {"rank": 16, "optimizer": "paged_adamw_8bit", "attention": "flash"},
@@ -53,6 +53,7 @@ def plan() -> dict[str, Any]:
         "candidates": [],
         "levers": [],
         "overrides": [],
+        "warnings": [],
         "notes": ["time: calibrated on published runs"],
     }
 
@@ -72,7 +73,7 @@ def timeline() -> list[dict[str, Any]]:
         for phase, held, set_ in zip(PHASES, ACTIVATIONS, WORKING, strict=True)
     ]
     making = {"phase": "weights", "categories": {"quantised weights": 50 * GIB}}
-    between = {**step[2], "phase": "weights"}
+    between = {**step[2], "phase": "forward"}
     return [making, *step[:3], between, *step[3:], making]
 
 
@@ -181,17 +182,66 @@ def test_search_shows_its_best_and_the_command(plan: dict[str, Any], timeline: l
     one = {"accumulation": 16, "checkpointing": "none", "checkpoint_every": 1, "offload_activations": False}
     one |= {"packing": True, "peak_allocated_gib": 36.0, "device_gib": 40.0, "verdict": "fits"}
     plan["candidates"] = [
-        one | {"micro_batch": number, "tokens_per_s": 500.0 - number, "chosen": number == 1}
+        one
+        | {"micro_batch": number, "tokens_per_s": 500.0 - number}
+        | {"chosen": number == 1, "configured": number == 30}
         for number in range(1, 31)
     ]
     plan["overrides"] = ["train.micro_batch=1", "train.packing=true"]
     text = render.table(plan)
+    assert text.splitlines()[2:5] == [
+        "Searched 30 settings that take the same optimizer steps: best is micro-batch 1, checkpointing none,",
+        "    packed, with 40.0 GiB, 499 tokens/s.",
+        '  make train CONF=toy ARGS="train.micro_batch=1 train.packing=true"',
+    ]
     assert "What the search tried (predicted, the first 12 of 30)" in text
     assert re.search(r"1 × 16 +none +yes +40\.00 +499 +fits, chosen\n", text)
     assert "12 × 16" in text
     assert "13 × 16" not in text
+    assert re.search(r"30 × 16 +none +yes +40\.00 +470 +fits, configured\n", text)  # beyond the twelve
     html = render.page(plan, timeline)
     assert 'make train CONF=toy ARGS="train.micro_batch=1 train.packing=true"' in html.replace("&#34;", '"')
+
+
+def test_a_warning_stands_beside_the_verdict(plan: dict[str, Any], timeline: list[dict[str, Any]]) -> None:
+    plan["warnings"] = ["`make eval` would take 99 GiB of 60"]
+    assert render.table(plan).splitlines()[2] == "warning: `make eval` would take 99 GiB of 60"
+    banner = re.search(r'<section class="banner.*?</section>', render.page(plan, timeline), re.S)
+    assert banner is not None
+    assert "Beware: `make eval` would take 99 GiB of 60." in words(banner.group())
+
+
+def test_a_search_without_anything_better_says_so(plan: dict[str, Any]) -> None:
+    one = {"accumulation": 16, "checkpointing": "none", "checkpoint_every": 1, "offload_activations": False}
+    one |= {"packing": False, "device_gib": 40.0, "micro_batch": 1, "tokens_per_s": None}
+    plan["candidates"] = [one | {"verdict": "fits", "chosen": True, "configured": True}]
+    assert "1 settings that take the same optimizer steps: the configured ones are the fastest" in words(
+        render.table(plan)
+    )
+    assert "verdict" in render.table(plan)
+    assert "packed   device GiB   verdict\n" in render.table(
+        plan
+    )  # no column of speeds where none is predicted
+    plan["candidates"] = [one | {"verdict": "does not fit", "chosen": False, "configured": True}]
+    assert "none of them fits with room to spare" in words(render.table(plan))
+    assert "make train" not in render.table(plan)
+
+
+def test_a_cpu_has_no_cuda_context(plan: dict[str, Any], timeline: list[dict[str, Any]]) -> None:
+    plan["hardware"] |= {"name": "cpu", "device": "cpu"}
+    for text in (render.table(plan), words(render.page(plan, timeline))):
+        assert "CUDA" not in text
+        assert re.search(r"process with its libraries +1\.50", text)
+
+
+def test_experts_in_bf16_are_drawn_as_what_they_are(
+    plan: dict[str, Any], timeline: list[dict[str, Any]]
+) -> None:
+    for sample in timeline:
+        sample["categories"] |= {"experts (bf16)": 7 * GIB}
+    _, found = bands(render.page(plan, timeline))
+    assert "experts (bf16)" in found
+    assert "smaller ones" not in found
 
 
 def test_page_escapes_all_text(plan: dict[str, Any], timeline: list[dict[str, Any]]) -> None:

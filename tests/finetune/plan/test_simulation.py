@@ -7,7 +7,7 @@ import pytest
 
 from finetune.config.schema import Checkpointing, Optimizer
 from finetune.model import prepare_libraries
-from finetune.plan.settings import Settings
+from finetune.plan.settings import Head, Settings
 from finetune.plan.simulate import simulate, simulate_whole
 
 LLAMA: dict[str, Any] = {
@@ -82,6 +82,45 @@ def test_what_is_recomputed_is_not_kept() -> None:
     ]
     assert peaks == sorted(peaks, reverse=True)
     assert len(set(peaks)) == 4
+
+
+def test_the_caller_of_a_loss_function_holds_one_bf16_copy_of_the_logits() -> None:
+    def loss(**changes: Any) -> int:
+        return simulate_whole(replace(STEP, head=Head.materialised, **changes)).peaks["loss"].total
+
+    assert loss(keeps_logits=True) - loss() == 2 * 128 * 1024 * 2  # rows, tokens, vocabulary, bytes
+
+
+def test_values_keep_the_whole_product_of_queries_keys_and_values() -> None:
+    """Six layers of one key-value head a query: queries and keys beside the values, in bf16."""
+    facts = {**LLAMA, "num_key_value_heads": 4}
+
+    def held(**changes: Any) -> int:
+        settings = replace(STEP, architecture=facts, checkpointing=Checkpointing.none, **changes)
+        return simulate_whole(settings).peaks["loss"].total
+
+    assert held(fused_qkv=True) - held() == 6 * 2 * 128 * 2 * 256 * 2
+
+
+def test_the_loss_head_scores_the_answer_tokens_of_the_micro_batch_together() -> None:
+    def flops(trained: int | None) -> int:
+        return simulate_whole(replace(STEP, trained=trained)).work.flops["loss head"]
+
+    assert flops(7) * 254 == flops(None) * 7  # 2 rows of 127 tokens that have a next one
+
+
+def test_linear_layers_of_a_class_of_their_own_are_quantised_by_transformers_4_alone() -> None:
+    facts = {
+        key: value for key, value in LLAMA.items() if key not in ("intermediate_size", "num_key_value_heads")
+    }
+    facts |= {"model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 2}
+    own = 256 * 256 * 2 + 256 * 2 * 128 + 2 * 256 * 1024
+    held = {
+        old: simulate(replace(STEP, architecture=facts, linear_experts=old)).static for old in (True, False)
+    }
+    assert held[True]["quantised weights"] == 6 * own // 2
+    assert "quantised weights" not in held[False]
+    assert held[False]["other weights"] - held[True]["other weights"] == 6 * own * 2
 
 
 def test_packed_rows_attend_to_themselves_alone() -> None:
