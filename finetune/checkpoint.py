@@ -39,7 +39,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, run: str, keep: int, mirror: Mirror | None = None) -> None:
         self.folder, self.run, self.keep, self.mirror = folder, run, keep, mirror
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        atomic.make_folder(folder)
         atomic.remove_leftovers(folder)
 
     def newest(self) -> Checkpoint | None:

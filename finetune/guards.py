@@ -36,7 +36,9 @@ def require_trained_tokens(rows: TrainingRows, train: TrainConfig) -> None:
             raise RefusedError(f"step {start // size + 1} has no trained token; look at the rows {ids}")
 
 
-def require_finite_step(step: int, norm: float, losses: Sequence[float], batches: Sequence[Sequence[str]]) -> None:
+def require_finite_step(
+    step: int, norm: float, losses: Sequence[float], batches: Sequence[Sequence[str]]
+) -> None:
     """Raise RefusedError where a step's gradient norm or a micro-batch's loss is no number, with the rows it may be.
 
     Called before the optimizer moves, so that the parameters are still those of the last good step.
@@ -51,7 +53,7 @@ def require_finite_step(step: int, norm: float, losses: Sequence[float], batches
     )
 
 
-def require_finite_weights(network: Any) -> None:
+def require_finite(network: Any) -> None:
     """Raise RefusedError where a trained parameter is no number: such an adapter must not be saved."""
     for name, parameter in network.named_parameters():
         if parameter.requires_grad and not torch.isfinite(parameter).all():
@@ -96,7 +98,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def smaller_micro_batch(train: TrainConfig) -> int:
-    """The largest micro-batch of at most half the rows that divides the global batch. Raises MachineError at one row."""
+    """The largest micro-batch of at most half the rows that divides the global batch.
+
+    Raises MachineError at one row.
+    """
     if train.micro_batch == 1:
         raise MachineError(
             "out of memory with one row a micro-batch; lower train.max_tokens or train.lora.rank, or set "

@@ -39,4 +39,6 @@ class Preemption:
         self.requested = True
         if not self.training:
             raise PreemptedError("stopped before the first step; run the same command again")
-        say(f"{signal.Signals(number).name}: stopping at the end of this batch with a checkpoint; again stops at once")
+        say(
+            f"{signal.Signals(number).name}: stopping at the end of this batch with a checkpoint; again stops at once"
+        )

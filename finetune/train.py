@@ -1,16 +1,19 @@
 """`make train CONF=x`: prepared rows and a pinned base in, an adapter out."""
 
-import json
 import sys
 
-from finetune import artifacts, base, tracking
+from finetune import artifacts, base
 from finetune.artifacts import Artifact, Spec, input_record
+from finetune.artifacts.folders import CHECKPOINTS
 from finetune.config import RunConfig
 from finetune.console import say
 from finetune.licences import require_lawful
-from finetune.metrics import JobType
 from finetune.plan.stage import make_plan, require_fit
+from finetune.preemption import Preemption
 from finetune.stage import stage
+
+KEPT = (CHECKPOINTS, "log.jsonl")
+"""What an interrupted run goes on from."""
 
 
 def run(run: RunConfig) -> Artifact:
@@ -20,15 +23,17 @@ def run(run: RunConfig) -> Artifact:
     pinned = base.open_base(run)
     inputs = {"data": input_record(data), "base": input_record(pinned)}
     spec = Spec("adapter", 1, run.name, {"model": run.model, "train": run.train}, inputs)
-    with artifacts.writing(run.paths, spec, move_current=run.run is None) as output:
+    writing = artifacts.writing(run.paths, spec, move_current=run.run is None, kept=KEPT)
+    with Preemption() as preemption, writing as output:
         if output.finished is None:
             plan = make_plan(run, licences, data)
             output.overrides = require_fit(run, plan)
-            from finetune.trainer import train_adapter  # torch and TRL: seconds that a refusal must not cost
+            from finetune.training_run import (  # torch and TRL: seconds a refusal must not cost
+                Session,
+                train_adapter,
+            )
 
-            with tracking.open_run(run, JobType.train, spec) as tracker:
-                planned = json.loads(plan.path("plan.json").read_text())
-                train_adapter(run, data, pinned, output, tracker, planned)
+            train_adapter(Session(run, spec, data, pinned, plan, output, preemption))
         else:
             say("already trained with these settings; nothing to do")
     return output.made()

@@ -4,71 +4,24 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from peft.tuners.lora import LoraLayer
 from transformers import PrinterCallback
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 from trl.models import enable_selective_activation_checkpointing
 
-from finetune.artifacts import Artifact, Output
-from finetune.config import RunConfig
 from finetune.config.plan import Device, HardwareConfig
 from finetune.config.schema import Checkpointing, Optimizer, TrainConfig
-from finetune.console import say
-from finetune.dataset import TrainingRows, encode_rows
-from finetune.errors import RefusedError
-from finetune.expected import expected_of
-from finetune.flops import needed_flops
+from finetune.dataset import TrainingRows
+from finetune.exact_trainer import ExactTrainer
 from finetune.loss import score_trained_positions_only
 from finetune.methods import lora_config, require_targets
-from finetune.model import ADAPTER, Loaded, load_base, quantised_modules
-from finetune.rows import read_rows
-from finetune.run_log import RunLog
-from finetune.tracking import Tracker
-
-
-def train_adapter(
-    run: RunConfig, data: Artifact, pinned: Artifact, output: Output, tracker: Tracker, plan: dict[str, Any]
-) -> None:
-    """Load, train, save: the adapter, log.jsonl, counts and facts of one run go into `output`."""
-    loaded = load_base(pinned, run.model, run.hardware)
-    rows = encode_rows(read_rows(data.path("train.jsonl")), loaded.renderer, run.train)
-    counts = rows.counts
-    say(
-        f"{counts['rows']} rows, {counts['steps']} steps of {run.train.global_batch}; "
-        f"{counts['trained_tokens']} of {counts['tokens']} tokens are answers and trained, "
-        f"{counts['rows_too_long']} rows too long, {counts['rows_never_seen']} beyond the last step"
-    )
-    trainer = make_trainer(loaded, rows, run.train, run.hardware, output.folder)
-    flops = needed_flops(trainer.model)
-    expected = expected_of(rows, run.train.global_batch, flops, run.hardware, plan)
-    cuda = run.hardware.device is Device.cuda
-    with output.append("log.jsonl") as stream, RunLog(stream, tracker, expected, cuda) as log:
-        trainer.add_callback(log)
-        trainer.train()
-    require_finite(trainer.model)
-    trainer.model.save_pretrained(output.path(ADAPTER))
-    output.counts = dict(counts)
-    output.facts = _facts(run, loaded, pinned, quantised_modules(trainer.model))
-    tracker.log({f"count/{key}": value for key, value in counts.items()})
-
-
-def _facts(run: RunConfig, loaded: Any, pinned: Artifact, quantised: list[str]) -> dict[str, Any]:
-    return {
-        "base_repo": run.model.base.repo,
-        "base_weights": pinned.manifest.content,
-        "base_revision": pinned.manifest.config["base"].get("revision"),
-        "quantised": quantised,
-        "template": loaded.renderer.template_hash(),
-        "seed": run.train.seed,
-        "hardware": run.hardware.name,
-    }
+from finetune.model import Loaded
 
 
 def make_trainer(
     loaded: Loaded, data: TrainingRows, train: TrainConfig, hardware: HardwareConfig, folder: Path
-) -> Any:
+) -> ExactTrainer:
     """A trainer whose trainable parameters are fp32 and whose batches follow `step_order`."""
     score_trained_positions_only()
     rows = [{"input_ids": data.rows[index].ids, "labels": data.rows[index].labels} for index in data.order]
@@ -76,12 +29,14 @@ def make_trainer(
     if train.checkpointing is Checkpointing.selective:
         # TRL 1.16 would wrap the PEFT model, whose own switch transformers 5.23 does not use
         enable_selective_activation_checkpointing(loaded.model)
-    trainer = SFTTrainer(
+    trainer = ExactTrainer(
         loaded.model,
         sft_config(train, hardware, data.counts["steps"], folder),
         train_dataset=Dataset.from_list(rows),
         peft_config=lora_config(train.lora, loaded.model),
         processing_class=loaded.tokenizer,
+        rows=data,
+        train=train,
     )
     trainer.remove_callback(PrinterCallback)  # RunLog says the same in plain lines
     if hardware.device is Device.cpu:
@@ -145,10 +100,3 @@ def checkpointing_options(train: TrainConfig) -> dict[str, Any] | None:
     if train.checkpointing is Checkpointing.none:
         return None
     return {"every_n_layers": train.checkpoint_every, "offload": train.offload_activations}
-
-
-def require_finite(model: Any) -> None:
-    """Raise RefusedError where a trained parameter is no number: such an adapter must not be saved."""
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not torch.isfinite(parameter).all():
-            raise RefusedError(f"{name} is not a number after training; lower train.lr or look at the rows")

@@ -22,6 +22,7 @@ from finetune.config.schema import TrainConfig
 from finetune.console import say
 from finetune.dataset import TrainingRows, encode_rows
 from finetune.generate import greedy
+from finetune.guards import require_finite
 from finetune.model import ADAPTER, Loaded, load_base, read_renderer, require_device
 from finetune.peak_memory import peak_bytes, reset_peak
 from finetune.plan.holdings import hold_weights
@@ -30,7 +31,7 @@ from finetune.plan.measured import Measured
 from finetune.plan.memory import MemoryTracker
 from finetune.plan.request import measured_workload, settings_of
 from finetune.rows import read_rows
-from finetune.trainer import make_trainer, require_finite
+from finetune.trainer import make_trainer
 
 STEPS = 3
 """Optimizer steps: the first warms up and makes the optimizer's states, the others are timed."""

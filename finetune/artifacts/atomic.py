@@ -21,6 +21,11 @@ def replace_text(path: Path, text: str) -> None:
     partial.replace(path)
 
 
+def make_folder(path: Path) -> None:
+    """A folder of its owner alone, with those above it; nothing happens where it is there."""
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+
 @contextmanager
 def created(path: Path) -> Iterator[BinaryIO]:
     """A new file to write bytes to, on disk when left; readable by its owner alone."""

@@ -13,7 +13,6 @@ from finetune.config.data import DataConfig
 from finetune.config.model import ModelConfig
 from finetune.config.plan import HardwareConfig, PlanConfig, PolicyConfig
 
-
 OPERATIONAL = {"identity": False}
 """Metadata of a setting that changes nothing in what a run makes: no part of its id, and free to differ later."""
 

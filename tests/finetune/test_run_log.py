@@ -97,7 +97,8 @@ def test_the_peak_is_this_process_and_not_what_loading_held() -> None:
 
 
 def test_a_resumed_run_counts_from_its_step_and_its_rates_are_its_own() -> None:
-    history = [{"total_steps": 10}, {"step": 6, "seconds": 3600.0, "train/loss": 1.0}]
+    history: list[dict[str, Any]] = [{"total_steps": 10}, {"step": 6, "seconds": 3600.0, "train/loss": 1.0}]
+    history.append({"step": 6, "spike": 9.0})
     run = Run(start=6, history=history)
     time.sleep(0.05)
     run.step(7)

@@ -14,8 +14,9 @@ from finetune.config.plan import Device, HardwareConfig
 from finetune.config.schema import Checkpointing, LoraSettings, TrainConfig
 from finetune.dataset import encode_rows
 from finetune.errors import ConfigError, RefusedError
+from finetune.guards import require_finite
 from finetune.methods import lora_config
-from finetune.trainer import make_trainer, require_finite, sft_config
+from finetune.trainer import make_trainer, sft_config
 
 CPU = HardwareConfig("cpu", Device.cpu)
 TRAIN = TrainConfig(

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +133,37 @@ def test_a_stage_with_nothing_to_do_opens_no_run(breakable: Team) -> None:
     for job in JOBS:
         assert breakable.stage(job).returncode == 0
     assert written(breakable) == []
+
+
+def test_a_killed_training_run_goes_on_in_wandb_and_repeats_no_step(breakable: Team) -> None:
+    shutil.rmtree(breakable.folder / "runs")
+    settings = ["train.max_steps=40", "train.log_every_steps=1", "train.save_every_steps=3"]
+    before = set((breakable.folder / "artifacts/adapters/tiny").iterdir())
+    process = breakable.start("train", *settings)
+    try:
+        wait_until(lambda: any((breakable.folder / "artifacts/adapters/tiny").glob("*/checkpoints/step-*6")))
+    finally:
+        process.kill()
+        process.wait()
+    (folder,) = set((breakable.folder / "artifacts/adapters/tiny").iterdir()) - before
+    assert not (folder / "manifest.json").exists()
+    assert breakable.stage("train", *settings).returncode == 0
+    first, second = run_files(breakable, "train")
+    history = [
+        item["history"]["item"]
+        for path in (first, second)
+        for item in read_records(path)
+        if item["type"] == "history"
+    ]
+    header, *log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert header["total_steps"] == 40
+    assert [row["step"] for row in log] == [row["_step"] for row in history] == [*range(1, 41)]
+    assert [row["train/loss"] for row in log] == [row["train/loss"] for row in history]
+    assert [row["train/tokens"] for row in log] == sorted({row["train/tokens"] for row in log})
+
+
+def wait_until(true: Callable[[], bool], seconds: int = 300) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.05)
