@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,8 +78,13 @@ class ExactTrainer(SFTTrainer):  # type: ignore[misc]
         self.safety = safety
         self.add_callback(_Saving(self, safety, self.run_train))
 
-    def save_step_start(self) -> None:
-        """A checkpoint as of the beginning of the step under way, whose gradients are given up."""
+    def save_step_start(self, micro_batch: int | None = None) -> None:
+        """A checkpoint as of the beginning of the step under way, whose gradients are given up.
+
+        `micro_batch`: the one to go on with, where it is another.
+        """
+        if micro_batch is not None:
+            self.run_train, self.saved_step = replace(self.run_train, micro_batch=micro_batch), None
         if self.begun is not None:
             set_random_states(self.begun.random)
             self._tr_loss, self.state.num_input_tokens_seen = self.begun.loss_sum, self.begun.tokens

@@ -53,7 +53,7 @@ class RunLog(TrainerCallback):  # type: ignore[misc]
         history: Sequence[Row] | None = None,
     ) -> None:
         self.stream, self.tracker, self.expected, self.cuda = stream, tracker, expected, cuda
-        self.seconds_before = float(history[-1].get("seconds", 0.0)) if history else 0.0
+        self.seconds_before = max((float(row.get("seconds", 0.0)) for row in history or ()), default=0.0)
         self.opened = self.started = time.monotonic()
         self.paused_s = 0.0
         self.window: deque[tuple[int, float]] = deque(maxlen=WINDOW)

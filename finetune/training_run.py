@@ -1,7 +1,6 @@
 """A training run from its inputs to a saved adapter: begun, resumed, made smaller where memory runs out."""
 
 import gc
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +28,7 @@ from finetune.guards import (
     require_trained_tokens,
     smaller_micro_batch,
 )
-from finetune.log_rows import rewind
+from finetune.log_rows import Row, rewind
 from finetune.metrics import JobType
 from finetune.mirror import Mirror
 from finetune.model import Loaded, TrainedOn, load_base, quantised_modules
@@ -66,28 +65,33 @@ def train_adapter(session: Session) -> None:
     Raises PreemptedError after a signal, with a checkpoint written; RefusedError where a guard says no; MachineError
     where memory or disk do not suffice.
     """
-    run, output = session.run, session.output
-    mirror = (
-        Mirror(f"{run.train.mirror.rstrip('/')}/{run.name}/{output.folder.name}")
-        if run.train.mirror
-        else None
-    )
-    store = Checkpoints(output.path(CHECKPOINTS), output.folder.name, run.train.keep_checkpoints, mirror)
+    store = _store(session)
     found = store.newest()
-    history = rewind(output.path(LOG), found.step if found else -1)
-    micro_batch: int | None = found.facts["micro_batch"] if found else run.train.micro_batch
-    with tracking.open_run(run, JobType.train, session.spec, history or None) as tracker:
-        while micro_batch is not None:
-            micro_batch = _attempt(session, store, tracker, micro_batch)
+    history = _history(session, found)
+    with tracking.open_run(session.run, JobType.train, session.spec, history or None) as tracker:
+        while not _attempt(session, store, tracker, found):
             gc.collect()
-            with suppress(AssertionError):  # torch without CUDA
+            if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+            found = store.newest()
 
 
-def _attempt(session: Session, store: Checkpoints, tracker: Tracker, micro_batch: int) -> int | None:
-    """Train from the newest checkpoint; None once the adapter is saved, else the micro-batch that may fit."""
+def _store(session: Session) -> Checkpoints:
+    train, folder = session.run.train, session.output.folder
+    place = f"{train.mirror.rstrip('/')}/{session.run.name}/{folder.name}" if train.mirror else None
+    mirror = Mirror(place) if place else None
+    return Checkpoints(session.output.path(CHECKPOINTS), folder.name, train.keep_checkpoints, mirror)
+
+
+def _history(session: Session, found: Checkpoint | None) -> list[Row]:
+    """The rows of the log up to the checkpoint; those beyond it are written again."""
+    return rewind(session.output.path(LOG), found.step if found else -1)
+
+
+def _attempt(session: Session, store: Checkpoints, tracker: Tracker, found: Checkpoint | None) -> bool:
+    """Train from a checkpoint, or the start. Whether the adapter is saved; if not, a checkpoint says how to go on."""
     run, output = session.run, session.output
-    train = replace(run.train, micro_batch=micro_batch)
+    train = replace(run.train, micro_batch=found.facts["micro_batch"] if found else run.train.micro_batch)
     loaded = load_base(session.base.read, run.model, run.hardware)
     rows = encode_rows(session.data.rows(), loaded.renderer, train)
     require_trained_tokens(rows, train)
@@ -95,12 +99,10 @@ def _attempt(session: Session, store: Checkpoints, tracker: Tracker, micro_batch
     _announce(rows, train.global_batch)
     trainer = make_trainer(loaded, rows, train, run.hardware, output.folder)
     require_room(output.folder, (train.keep_checkpoints + 2) * checkpoint_bytes(trainer))
-    found = store.newest()
     expected = expected_of(
         rows, train.global_batch, needed_flops(trainer.model), run.hardware, session.planned
     )
-    history = rewind(output.path(LOG), found.step if found else -1)
-    cuda = run.hardware.device is Device.cuda
+    cuda, history = run.hardware.device is Device.cuda, _history(session, found)
     with output.append(LOG) as stream, RunLog(stream, tracker, expected, cuda, history) as log:
         parts: dict[str, Part] = {"spikes": SpikeWatch(train.spike_deviations)}
         if train.validate_every_steps is not None:
@@ -109,10 +111,10 @@ def _attempt(session: Session, store: Checkpoints, tracker: Tracker, micro_batch
             trainer.add_callback(validating)
         trainer.secure(Safety(store, session.preemption, log, parts))
         trainer.add_callback(log)
-        smaller = _train(trainer, found, log)
-    if smaller is None:
-        _save(session, trainer, loaded, rows, tracker)
-    return smaller
+        if not _train(trainer, found, log):
+            return False
+    _save(session, trainer, loaded, rows, tracker)
+    return True
 
 
 def _held_out(session: Session, loaded: Loaded, rows: TrainingRows, train: TrainConfig) -> HeldOut:
@@ -123,33 +125,33 @@ def _held_out(session: Session, loaded: Loaded, rows: TrainingRows, train: Train
     return HeldOut(found, encoded.rows, train.micro_batch, train.micro_batch * largest.row_tokens)
 
 
-def _train(trainer: ExactTrainer, found: Checkpoint | None, log: RunLog) -> int | None:
-    """None at the end of the run; where memory ran out, saved as the step began, the micro-batch to go on with."""
+def _train(trainer: ExactTrainer, found: Checkpoint | None, log: RunLog) -> bool:
+    """Whether the run is at its end; where memory ran out it is saved as the step began, with a smaller micro-batch."""
     if found is not None:
         say(f"going on from step {found.step}, {found.folder}")
         if found.facts["stopped"]:
             trainer.stand_at(found)
-            return None
+            return True
     try:
         trainer.train(resume_from_checkpoint=str(found.folder) if found else None)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
     else:
-        return None
+        return True
     if trainer.in_optimizer:
         raise MachineError(
             "out of memory in the optimizer's step, whatever the micro-batch; lower train.lora.rank or use "
             "train.optimizer=paged_adamw_8bit"
         )
-    micro_batch, step = trainer.run_train.micro_batch, trainer.state.global_step
+    before, step = trainer.run_train.micro_batch, trainer.state.global_step
     smaller = smaller_micro_batch(trainer.run_train)
-    trainer.save_step_start()
-    log.note({"step": step, "out_of_memory_at_micro_batch": micro_batch, "micro_batch": smaller})
+    trainer.save_step_start(smaller)
+    log.note({"step": step, "out_of_memory_at_micro_batch": before, "micro_batch": smaller})
     say(
-        f"  step {step + 1}: out of memory with {micro_batch} rows a micro-batch; again with {smaller}, the same rows"
+        f"  step {step + 1}: out of memory with {before} rows a micro-batch; again with {smaller}, the same rows"
     )
-    return smaller
+    return False
 
 
 def _announce(rows: TrainingRows, global_batch: int) -> None:

@@ -31,21 +31,22 @@ COMMON = (
     "train.save_every_steps=2 train.log_every_steps=1 train.lora.dropout=0.1 tracking.mode=disabled".split()
 )
 DEMO = "train.max_steps=6 train.global_batch=4 train.micro_batch=2 train.optimizer=adamw_8bit".split()
+TINY = "train.max_steps=8 train.global_batch=4".split()
 RUNS = {
-    "tiny_8bit": (
+    "tiny_8bit": ("tiny", [*TINY, "train.micro_batch=2", "train.optimizer=adamw_8bit"]),
+    "tiny_32bit": ("tiny", [*TINY, "train.micro_batch=4", "train.schedule=linear"]),
+    "tiny_validated": (
         "tiny",
-        "train.max_steps=8 train.global_batch=4 train.micro_batch=2 train.optimizer=adamw_8bit",
+        [
+            *TINY,
+            "train.micro_batch=1",
+            "tracking.mode=offline",
+            "train.validate_every_steps=2",
+            "train.patience=2",
+        ],
     ),
-    "tiny_32bit": (
-        "tiny",
-        "train.max_steps=8 train.global_batch=4 train.micro_batch=4 train.schedule=linear",
-    ),
-    "tiny_tracked": (
-        "tiny",
-        "train.max_steps=8 train.global_batch=6 train.micro_batch=1 tracking.mode=offline",
-    ),
-    "demo": ("licences_smollm135m", " ".join(DEMO)),
-    "demo_recomputed": ("licences_smollm135m", " ".join([*DEMO, "train.checkpointing=full", "train.seed=1"])),
+    "demo": ("licences_smollm135m", DEMO),
+    "demo_recomputed": ("licences_smollm135m", [*DEMO, "train.checkpointing=full", "train.seed=1"]),
 }
 """Each run's experiment and settings."""
 FINISHED, PREEMPTED = 0, 75
@@ -72,7 +73,7 @@ class Place:
 
 def argv_of(name: str, place: Place) -> list[str]:
     experiment, settings = RUNS[name]
-    return [f"experiment={experiment}", f"paths.runs={place.folder / 'runs'}", *COMMON, *settings.split()]
+    return [f"experiment={experiment}", f"paths.runs={place.folder / 'runs'}", *COMMON, *settings]
 
 
 def child(module: str, argv: list[str], place: Place, log: Path, kill_at: int | None) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -78,8 +79,12 @@ def adapter(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "adapter").iterdir()}
 
 
+def log_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
 def losses(folder: Path) -> list[dict[str, float]]:
-    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    rows = log_of(folder)
     return [
         {key: row[key] for key in ("step", "train/loss", "train/tokens")}
         for row in rows
@@ -319,3 +324,33 @@ def test_a_second_signal_stops_at_once_without_damage(stopped: House) -> None:
     assert done.returncode == 130
     assert stopped.train() == 0
     assert adapter(stopped.run) == adapter(stopped.folder / "alone")
+
+
+VALIDATED = (
+    "train.validate_every_steps=1",
+    "train.patience=2",
+    "train.min_delta=100",  # nothing is a gain after the first
+    "train.save_every_steps=1",
+)
+
+
+def test_the_best_adapter_is_kept_and_a_run_that_stopped_early_does_not_go_on(
+    stopped: House, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(stopped.run)
+    assert stopped.train(*VALIDATED) == 0
+    alone = stopped.run.rename(stopped.folder / "validated")
+    values = {row["step"]: row["val/loss"] for row in log_of(alone) if "val/loss" in row}
+    assert sorted(values) == [1, 2, 3]
+    manifest = json.loads((alone / "manifest.json").read_text())
+    assert manifest["facts"]["best"] == {"metric": "validation_loss", "step": 1, "value": values[1]}
+    assert manifest["counts"]["steps_taken"] == 3
+
+    last = stopped.folder / f"artifacts/adapters/tiny/{alone.name}/checkpoints/step-00000003"
+    with sent_when((last / "checkpoint.json").is_file, signal.SIGTERM):
+        ended = stopped.train(*VALIDATED)
+    assert ended in (75, 0)  # the signal may find the run at its end
+    capsys.readouterr()
+    assert stopped.train(*VALIDATED) == 0
+    assert adapter(stopped.run) == adapter(alone)
+    assert max(row["step"] for row in log_of(stopped.run) if "step" in row) == 3
