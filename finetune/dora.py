@@ -15,7 +15,7 @@ from peft.tuners.lora.dora import DoraLinearLayer
 from torch import Tensor, nn
 
 ROWS = 1024
-"""Of a weight that are in fp32 at once: 117 MB for the widest layer of a 70B."""
+"""Of a weight that are in fp32 at once, plain and adapted: twice 117 MB for the widest layer of a 70B."""
 
 
 class ExactDora(DoraLinearLayer):  # type: ignore[misc]
@@ -54,8 +54,7 @@ def row_lengths(base_layer: Any, down: Tensor, up: Tensor, scaling: float) -> Te
         down = down.float()
         parts = torch.split(_dequantised(base_layer), ROWS), torch.split(up.float(), ROWS)
         for weight, factor in zip(*parts, strict=True):
-            total = weight.to(torch.float32, copy=True).addmm_(factor, down, alpha=scaling)
-            lengths.append(torch.linalg.norm(total, dim=1))
+            lengths.append(torch.linalg.norm(torch.addmm(weight.float(), factor, down, alpha=scaling), dim=1))
         return torch.cat(lengths)
 
 
