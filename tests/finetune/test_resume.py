@@ -102,14 +102,18 @@ def problem(text: str) -> str:
 def sent_when(condition: Callable[[], bool], number: int) -> Iterator[None]:
     """A signal to this process as soon as something holds."""
 
+    over = threading.Event()
+
     def watch() -> None:
-        while not condition():
-            time.sleep(0.002)
-        os.kill(os.getpid(), number)
+        while not over.wait(0.002):
+            if condition():
+                os.kill(os.getpid(), number)
+                return
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     yield
+    over.set()
     thread.join()
 
 
