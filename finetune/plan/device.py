@@ -5,6 +5,7 @@ from enum import Enum
 from pathlib import Path
 
 from finetune.config.plan import Device, HardwareConfig
+from finetune.config.schema import Checkpointing
 from finetune.plan.settings import Settings
 
 MIB, GIB = 2**20, 2**30
@@ -31,11 +32,12 @@ positions ask for gigabytes in one piece and rows differ in length; the heads of
 CPU_PROCESS = 0.85
 """GiB of a process that trains, tensors aside: 0.52 once all is imported (torch 2.13, transformers 5.23), 0.81 and 0.89
 in a step, where glibc was told to give back every block of 1 MiB and more (mallopt M_MMAP_THRESHOLD)."""
-CPU_KEPT = 0.5
+CPU_KEPT, CPU_KEPT_RECOMPUTING = 0.5, 1.7
 """Share of the tensors' peak that glibc holds beside it: freed blocks below its threshold of up to 32 MiB (mallopt(3))
 stay in its arenas, and the next ones do not fit into them. Measured here as the largest resident size less the tensors
 less CPU_PROCESS, on steps whose tensors take 0.2, 1.2, 2.7 and 4.6 GiB: 0.50, 0.50, 0.48, 0.45 (mallinfo2 names 2.2 GiB
-as free in arenas at the last one's peak). Giving each block back at once costs page faults, 5 % of a step's time."""
+as free in arenas at the last one's peak); two other steps of 0.7 GiB kept less, 0.2 and 0.3. Recomputation keeps more:
+1.67 at 0.5 GiB, the one step measured. Giving each block back at once costs page faults, 5 % of a step's time."""
 UNCERTAIN = 0.05
 
 
@@ -90,7 +92,8 @@ def device_memory(tensors: int, paged: int, settings: Settings, hardware: Hardwa
     """What a step whose tensors take `tensors` bytes at their peak needs on one device of this kind."""
     limit = memory_limit(hardware)
     if hardware.device is Device.cpu:
-        return DeviceMemory(tensors, 0, int(CPU_PROCESS * GIB), int(CPU_KEPT * tensors), 0, limit)
+        kept = CPU_KEPT_RECOMPUTING if settings.checkpointing is Checkpointing.full else CPU_KEPT
+        return DeviceMemory(tensors, 0, int(CPU_PROCESS * GIB), int(kept * tensors), 0, limit)
     workspace = WORKSPACES * int(hardware.workspace_mib * MIB)
     nccl = 0 if settings.gpus == 1 else NCCL_PAIR if settings.gpus == 2 else NCCL_MORE
     fragmentation = int(FRAGMENTATION * (tensors + workspace))

@@ -29,14 +29,7 @@ def plan_of(run: RunConfig, found: Prediction, licences: Sequence[Licence]) -> d
         "model": _model(run, found),
         "hardware": {"name": run.hardware.name, "device": run.hardware.device.name}
         | {"memory_gib": device.limit / GIB, "gpus": run.plan.gpus},
-        "settings": {"micro_batch": run.train.micro_batch, "global_batch": run.train.global_batch}
-        | {
-            "max_tokens": run.train.max_tokens,
-            "longest_row": found.work.longest,
-            "packing": run.train.packing,
-        }
-        | {"rank": run.train.lora.rank, "optimizer": found.settings.optimizer.name}
-        | {"attention": found.settings.attention.name, **_mode(run)},
+        "settings": _settings(run, found),
         "verdict": device.verdict.value,
         "peak_allocated_gib": device.allocated / GIB,
         "peak_phase": peak.phase,
@@ -102,6 +95,20 @@ def _model(run: RunConfig, found: Prediction) -> dict[str, Any]:
     return {"name": run.model.name, "repo": run.model.base.repo, "quantised": quantised} | {
         "parameters": parameter_count(found.settings.architecture),
         "trainable": found.simulation.trained,
+    }
+
+
+def _settings(run: RunConfig, found: Prediction) -> dict[str, Any]:
+    train, rows = run.train, {"max_tokens": run.train.max_tokens, "longest_row": found.work.longest}
+    return {
+        "micro_batch": train.micro_batch,
+        "global_batch": train.global_batch,
+        **rows,
+        "packing": train.packing,
+        "rank": train.lora.rank,
+        "optimizer": found.settings.optimizer.name,
+        "attention": found.settings.attention.name,
+        **_mode(run),
     }
 
 
