@@ -144,7 +144,7 @@ def _finished(place: Place, folder: Path, current: dict[str, str]) -> str:
 
 def _changed_settings(place: Place, made: Manifest) -> Iterator[str]:
     today = {name: plain(getattr(place.run, name)) for name in SECTIONS[place.stage]}
-    return differences(made.config, today)
+    return differences({name: made.config.get(name) for name in today}, today)
 
 
 def _changed_inputs(made: Manifest, current: Mapping[str, str]) -> Iterator[str]:

@@ -24,6 +24,8 @@ PUBLIC = "name licence export_name origin repo revision sha256 model_type target
 FLUSH_S = 1.0
 """wandb writes to its file this often; its 15 seconds are what a killed run would lack."""
 READ_S = 120
+SERVICE = "WANDB_SERVICE"
+"""By this variable wandb's background process is shared with child processes, where a killed one's run stays in use."""
 
 
 class Tracker(Protocol):
@@ -83,6 +85,7 @@ def _start(run: RunConfig, job_type: JobType, spec: Spec, resumed: bool) -> Any:
     folder = _writable(Path(run.paths.runs))
     import wandb
 
+    os.environ.pop(SERVICE, None)
     try:
         return wandb.init(
             project=run.tracking.project,
@@ -109,6 +112,8 @@ def _start(run: RunConfig, job_type: JobType, spec: Spec, resumed: bool) -> Any:
         raise MachineError(
             f"wandb does not start ({type(error).__name__}); set tracking.mode=offline or disabled"
         ) from None
+    finally:
+        os.environ.pop(SERVICE, None)
 
 
 def _mode(mode: TrackingMode) -> Literal["online", "offline"]:

@@ -18,9 +18,10 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
+from finetune.adapter_files import write_adapter
 from finetune.adapter_weights import read_adapter
 from finetune.architecture import config_of
-from finetune.artifacts import Artifact, Manifest, input_record
+from finetune.artifacts import Artifact, Manifest, Output, input_record
 from finetune.artifacts.hashing import CACHE
 from finetune.base import open_base
 from finetune.chat import Encoded
@@ -190,7 +191,9 @@ def test_a_lora_adapter_is_the_same_file_whichever_was_loaded(
     given: Given, pinned: Artifact, tmp_path: Path
 ) -> None:
     run = given()
-    rows = TrainingRows([Encoded([5, 20, 30, 40], [-100, -100, 30, 40])] * 4, [0, 1, 2, 3], {"steps": 2})
+    rows = TrainingRows(
+        [Encoded([5, 20, 30, 40], [-100, -100, 30, 40])] * 4, [0, 1, 2, 3], {"steps": 2}, list("abcd")
+    )
     train = TrainConfig(max_steps=2, global_batch=2, micro_batch=2, checkpointing=Checkpointing.none)
     for name, base in (("while loading", pinned), ("ahead", quantise_base(run, pinned))):
         torch.manual_seed(0)
@@ -198,8 +201,8 @@ def test_a_lora_adapter_is_the_same_file_whichever_was_loaded(
             load_base(base, run.model, run.hardware), rows, train, run.hardware, tmp_path / "out"
         )
         trainer.train()
-        trainer.model.save_pretrained(tmp_path / name)
-    for file in ("adapter_model.safetensors", "adapter_config.json"):
+        write_adapter(trainer.model, run.model, Output(tmp_path / name))
+    for file in ("adapter/adapter_model.safetensors", "adapter/adapter_config.json"):
         assert (tmp_path / "ahead" / file).read_bytes() == (tmp_path / "while loading" / file).read_bytes()
 
 

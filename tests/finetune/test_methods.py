@@ -26,7 +26,12 @@ from finetune.trainer import make_trainer
 
 CPU = HardwareConfig("cpu", Device.cpu)
 ROWS = [
-    {"messages": [{"role": "user", "content": f"row {index}"}], "target": f"answer {index % 3}"}
+    {
+        "id": str(index),
+        "group": "g",
+        "messages": [{"role": "user", "content": f"row {index}"}],
+        "target": f"answer {index % 3}",
+    }
     for index in range(8)
 ]
 PATTERNS = LoraSettings(

@@ -32,6 +32,8 @@ TRAIN = TrainConfig(
 )
 ROWS = [
     {
+        "id": str(index),
+        "group": "g",
         "messages": [{"role": "user", "content": f"{'word ' * (index % 5)}row {index}"}],
         "target": "yes" if index % 3 else "certainly not",
     }

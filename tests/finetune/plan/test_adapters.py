@@ -98,7 +98,9 @@ def test_the_memory_of_a_real_step_was_known(
         max_steps=2, global_batch=ROWS, micro_batch=ROWS, lora=lora, checkpointing=checkpointing
     )
     rows = [Encoded([5 + place % 97 for place in range(TOKENS)], [-100] * (TOKENS - 1) + [5])] * (2 * ROWS)
-    data = TrainingRows(rows, list(range(len(rows))), {"steps": 2})
+    data = TrainingRows(
+        rows, list(range(len(rows))), {"steps": 2}, [str(index) for index in range(len(rows))]
+    )
     trainer = make_trainer(tiny.loaded_model(tmp_path / "base"), data, train, CPU, tmp_path)
     with tracked(trainer.model) as tracker:
         trainer.train()

@@ -103,8 +103,9 @@ def rows(*shapes: tuple[int, int]) -> TrainingRows:
     encoded = [
         Encoded([1] * length, [IGNORE] * (length - trained) + [1] * trained) for length, trained in shapes
     ]
+    counts = {"steps": 1, "tokens": sum(shape[0] for shape in shapes)}
     return TrainingRows(
-        encoded, list(range(len(shapes))), {"steps": 1, "tokens": sum(shape[0] for shape in shapes)}
+        encoded, list(range(len(shapes))), counts, [str(index) for index in range(len(shapes))]
     )
 
 
