@@ -45,24 +45,55 @@ class Checkpoints:
     def newest(self) -> Checkpoint | None:
         """The last whole checkpoint, the mirror's where that is further; None where there is none.
 
-        A damaged one is passed over and said. Raises ConfigError for one of another run or of other library versions.
+        A damaged one is passed over and said. Raises ConfigError for one of another run or of other library versions,
+        MachineError where the mirror fails and nothing is here.
         """
+        found = self._newest_here()
         if self.mirror is not None:
-            self.mirror.fetch_newer(self.folder, self._steps()[:1])
+            found = self._newest_of(self.mirror, found) or found
+        if found is not None:
+            self._require_ours(found)
+        return found
+
+    def _newest_here(self) -> Checkpoint | None:
         for name in self._steps():
             try:
-                found = read(self.folder / name)
+                return read(self.folder / name)
             except DamagedError as problem:
                 say(f"{self.folder / name} is damaged ({problem}); going on from the one before")
-                continue
-            self._require_ours(found)
-            return found
         return None
+
+    def _newest_of(self, mirror: Mirror, here: Checkpoint | None) -> Checkpoint | None:
+        """The mirror's last whole checkpoint beyond the one here, fetched with the best weights that it names."""
+        try:
+            for name in mirror.finished(STEP):
+                if here is not None and name <= here.folder.name:
+                    break
+                try:
+                    return self._fetched(mirror, name)
+                except DamagedError as problem:
+                    say(f"the mirror's {name} is damaged ({problem}); trying the one before")
+        except (DataError, MachineError) as error:
+            if here is None:
+                raise
+            say(f"note: {error}; going on from the checkpoint on this disk")
+        return None
+
+    def _fetched(self, mirror: Mirror, name: str) -> Checkpoint:
+        """The best weights first: a checkpoint that is here counts, and then needs them."""
+        record = _parsed(mirror.record(name))
+        step = record["facts"].get("best_step")
+        if step is not None:
+            best = f"{BEST}{step:08d}"
+            mirror.fetch(best, _parsed(mirror.record(best))["files"], self.folder)
+            read(self.folder / best)
+        mirror.fetch(name, record["files"], self.folder)
+        return read(self.folder / name)
 
     def save(self, step: int, files: Writers, facts: Mapping[str, Any]) -> Checkpoint:
         """Write a checkpoint, read it back, and only then delete what is older than the newest `keep`."""
         made = self._write(f"{STEP}{step:08d}", step, files, facts)
-        self._prune(made.facts)
+        self._prune(made)
         return made
 
     def save_best(self, step: int, files: Writers) -> None:
@@ -75,27 +106,28 @@ class Checkpoints:
         try:
             return read(folder)
         except DamagedError as problem:
-            raise DataError(
-                f"{folder} is damaged ({problem}); delete {self.folder} to train again, or set train.keep_best=false"
-            ) from None
+            raise DataError(f"{folder} is damaged ({problem}); delete {self.folder} to train again") from None
 
-    def _prune(self, facts: Mapping[str, Any]) -> None:
-        """Delete the checkpoints beyond the newest `keep`, and best weights that none of those names."""
-        kept = self._steps()[: self.keep]
+    def _prune(self, made: Checkpoint) -> None:
+        """Delete the checkpoints beyond the newest `keep`, and best weights that none of those names.
+
+        Those of later steps than the one just made are what a damaged or abandoned past left.
+        """
+        kept = [name for name in self._steps() if name <= made.folder.name][: self.keep]
         named = {record.get("facts", {}).get("best_step") for record in map(self._record, kept)}
-        named.add(facts.get("best_step"))
-        kept += [f"{BEST}{step:08d}" for step in named if step is not None]
+        best = [f"{BEST}{step:08d}" for step in sorted(named - {None})]
         for path in sorted(self.folder.iterdir()):
-            if path.name.startswith((STEP, BEST)) and path.name not in kept:
+            if path.name.startswith((STEP, BEST)) and path.name not in {*kept, *best}:
                 atomic.remove(path)
-        self._copy(lambda mirror: mirror.keep_only(kept))
+        if self.mirror is not None:
+            self._copy(self.mirror, [*best, *reversed(kept)])
 
-    def _copy(self, work: Callable[[Mirror], None]) -> None:
+    def _copy(self, mirror: Mirror, names: list[str]) -> None:
         """The mirror is a second copy: where it fails the run goes on, and the next checkpoint tries again."""
-        if self.mirror is None:
-            return
         try:
-            work(self.mirror)
+            for name in names:
+                mirror.put(self.folder / name)
+            mirror.keep_only(names)
         except (DataError, MachineError) as error:
             say(
                 f"note: {error}; the checkpoint is on this disk, train.mirror is tried again with the next one"
@@ -121,12 +153,16 @@ class Checkpoints:
             record = {"schema": SCHEMA, "run": self.run, "step": step, "facts": dict(facts), "files": digests}
             record |= {"versions": provenance.versions(), "code": provenance.code()["source"]}
             atomic.replace_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
-        made = read(target)
-        self._copy(lambda mirror: mirror.put(target))
-        return made
+        try:
+            return read(target)
+        except DamagedError as problem:
+            raise MachineError(
+                f"{target} does not read back as written ({problem}); check the disk"
+            ) from None
 
     def _require_ours(self, found: Checkpoint) -> None:
-        record, again = _read_record(found.folder), f"delete {self.folder} to start the run again"
+        copy = f" and {self.mirror.shown}" if self.mirror else ""
+        record, again = _read_record(found.folder), f"delete {self.folder}{copy} to start the run again"
         if record["run"] != self.run:
             raise ConfigError(
                 f"{found.folder} is of run {record['run']}, with other settings, base or data than {self.run}; {again}"
@@ -158,12 +194,21 @@ FIELDS = {"run": str, "step": int, "facts": dict, "files": dict, "versions": dic
 
 def _read_record(folder: Path) -> dict[str, Any]:
     try:
-        record = json.loads((folder / RECORD).read_text())
-        whole = all(isinstance(record[key], kind) for key, kind in FIELDS.items())
+        return _parsed((folder / RECORD).read_bytes())
+    except OSError:
+        raise DamagedError(f"no {RECORD}") from None
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    """A checkpoint's record. Raises DamagedError, also where it names a file outside of its folder."""
+    try:
+        record: dict[str, Any] = json.loads(text)
+        whole = record["schema"] == SCHEMA and all(
+            isinstance(record[key], kind) for key, kind in FIELDS.items()
+        )
         whole = whole and all(Path(name).name == name for name in record["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         whole = False
     if not whole:
-        raise DamagedError(f"no {RECORD} of schema {SCHEMA}")
-    found: dict[str, Any] = record
-    return found
+        raise DamagedError(f"its {RECORD} is not one of schema {SCHEMA}")
+    return record

@@ -137,12 +137,11 @@ class ExactTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if self.restored is not None:
-            self.optimizer.load_state_dict(self.restored["optimizer"])
-            self.lr_scheduler.load_state_dict(self.restored["schedule"])
+            self.optimizer.load_state_dict(self.restored.pop("optimizer"))
+            self.lr_scheduler.load_state_dict(self.restored.pop("schedule"))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        if self.restored is not None:
-            set_random_states(self.restored["random"])
+        """Later: transformers does it before the loader of a first step draws from the generator."""
 
 
 class _Steps(TrainerCallback):  # type: ignore[misc]
@@ -162,6 +161,9 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Before the first micro-batch."""
         trainer = self.trainer
+        if trainer.restored is not None:
+            set_random_states(trainer.restored["random"])
+            trainer.restored = None
         trainer.losses = []
         trainer.begun = _StepStart(random_states(), trainer._tr_loss.clone(), state.num_input_tokens_seen)
 
@@ -198,6 +200,7 @@ class _Saving(TrainerCallback):  # type: ignore[misc]
         self._note_spike(state.global_step)
         every, now = self.train.save_every_steps, time.monotonic()
         due = every is not None and state.global_step % every == 0
+        due |= control.should_training_stop or state.global_step >= state.max_steps
         if due or now - self.saved > 60 * self.train.save_every_minutes or self.safety.preemption.requested:
             control.should_save, self.saved = True, now
 

@@ -17,6 +17,8 @@ from finetune.errors import MachineError, RefusedError
 
 IDS_SHOWN = 8
 GIB = 2**30
+OUT_OF_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
+"""torch has a type of error for CUDA's allocator alone; driver, bitsandbytes and the host's allocator use words."""
 
 
 def listed(ids: Sequence[str]) -> str:
@@ -48,8 +50,8 @@ def require_finite_step(
         return
     what, rows = ("loss", bad) if bad else ("gradient", batches)
     raise RefusedError(
-        f"step {step}: the {what} is not a number; the adapter is as after step {step - 1}. Lower train.lr or look at "
-        f"the rows {listed([name for ids in rows for name in ids])}"
+        f"step {step}: the {what} is not a number, found before the weights moved; checkpoints are of earlier steps. "
+        f"Lower train.lr or look at the rows {listed([name for ids in rows for name in ids])}"
     )
 
 
@@ -91,10 +93,10 @@ class SpikeWatch:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device had no memory left: torch's own error on CUDA, a message of its allocator on a CPU."""
+    """Whether a device had no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
 
 
 def smaller_micro_batch(train: TrainConfig) -> int:

@@ -1,23 +1,25 @@
 """A second place for finished checkpoints, on any store that fsspec opens: a machine may vanish, its run goes on."""
 
-import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from finetune.artifacts import atomic
 from finetune.console import say
-from finetune.errors import DataError
 from finetune.remote import open_store, plain_errors, shown
 
 RECORD = "checkpoint.json"
 KEY = "train.mirror"
+BLOCK = 1 << 24
+"""Bytes read at once."""
 
 
 @dataclass
 class Mirror:
-    """Copies of one run's checkpoints below `url`; a copy counts once its checkpoint.json is there, put last."""
+    """Copies of one run's checkpoints below `url`; a copy counts once its checkpoint.json is there, put last.
+
+    Every method raises MachineError or DataError where the store fails. One machine at a time may write to it.
+    """
 
     url: str
 
@@ -25,9 +27,16 @@ class Mirror:
         with plain_errors(self.url, KEY):
             self.system, self.root = open_store(self.url)
 
+    @property
+    def shown(self) -> str:
+        """The URL without what is secret in it."""
+        return shown(self.url)
+
     def put(self, folder: Path) -> None:
-        """Copy a finished checkpoint. Raises MachineError where the store fails: the local one is whole then."""
+        """Copy a checkpoint whose very copy is not there yet."""
         with plain_errors(self.url, KEY):
+            if self._is_finished(folder.name) and self._read(folder.name) == (folder / RECORD).read_bytes():
+                return
             self._remove(folder.name)
             names = [path.name for path in sorted(folder.iterdir()) if path.name != RECORD]
             self.system.makedirs(self._at(folder.name), exist_ok=True)
@@ -41,32 +50,32 @@ class Mirror:
                 if name not in names:
                     self._remove(name)
 
-    def fetch_newer(self, folder: Path, newest: Sequence[str]) -> None:
-        """Copy the last finished checkpoint here, with the best weights it names, where it is further than `newest`."""
+    def finished(self, prefix: str) -> list[str]:
+        """Names of the whole copies that begin so, the last first."""
         with plain_errors(self.url, KEY):
-            steps = sorted((name for name in self._names() if name.startswith("step-")), reverse=True)
-            found = next((name for name in steps if self._is_finished(name)), None)
-            if found is None or found <= max(newest, default=""):
-                return
-            say(f"fetching {found} from {shown(self.url)}")
-            record = self._fetch(found, folder)
-            best = record.get("facts", {}).get("best_step")
-            if best is not None:
-                self._fetch(f"best-{best:08d}", folder)
+            names = sorted((name for name in self._names() if name.startswith(prefix)), reverse=True)
+            return [name for name in names if self._is_finished(name)]
 
-    def _fetch(self, name: str, into: Path) -> dict[str, Any]:
-        record: dict[str, Any] = json.loads(self.system.cat_file(self._at(name, RECORD)))
-        if any(Path(file).name != file for file in record["files"]):
-            raise DataError(f"{shown(self.url)}: {name} names a file outside of itself; delete it")
-        with atomic.staged(into / name) as folder:
-            for file in (*record["files"], RECORD):
+    def record(self, name: str) -> bytes:
+        """The checkpoint.json of a copy."""
+        with plain_errors(self.url, KEY):
+            return self._read(name)
+
+    def fetch(self, name: str, files: Iterable[str], into: Path) -> None:
+        """Copy these files of a checkpoint, and its record, to a folder of that name here."""
+        say(f"fetching {name} from {self.shown}")
+        with plain_errors(self.url, KEY), atomic.staged(into / name) as folder:
+            for file in (*files, RECORD):
                 with (
                     atomic.created(folder / file) as stream,
                     self.system.open(self._at(name, file)) as source,
                 ):
-                    while block := source.read(1 << 24):
+                    while block := source.read(BLOCK):
                         stream.write(block)
-        return record
+
+    def _read(self, name: str) -> bytes:
+        found: bytes = self.system.cat_file(self._at(name, RECORD))
+        return found
 
     def _is_finished(self, name: str) -> bool:
         return bool(self.system.exists(self._at(name, RECORD)))

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -9,6 +10,8 @@ from finetune.console import say
 from finetune.errors import EXIT_STOPPED, PreemptedError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ECHO_S = 1.0
+"""make, timeout and schedulers send the signal to a process and to its group: the same one so soon is no second one."""
 
 
 class Preemption:
@@ -21,6 +24,8 @@ class Preemption:
 
     def __init__(self) -> None:
         self.requested = self.training = False
+        self.answer = "stopping at the end of this batch with a checkpoint"
+        self.first: tuple[int, float] = (0, 0.0)
         self.before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Preemption":
@@ -34,11 +39,12 @@ class Preemption:
             signal.signal(number, handler)
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
+        before, at = self.first
+        if number == before and time.monotonic() - at < ECHO_S:
+            return
         if self.requested:
             os._exit(EXIT_STOPPED)
-        self.requested = True
+        self.requested, self.first = True, (number, time.monotonic())
         if not self.training:
             raise PreemptedError("stopped before the first step; run the same command again")
-        say(
-            f"{signal.Signals(number).name}: stopping at the end of this batch with a checkpoint; again stops at once"
-        )
+        say(f"{signal.Signals(number).name}: {self.answer}; a second one stops at once")

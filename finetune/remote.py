@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from finetune.artifacts import locked
-from finetune.errors import ConfigError, DataError, MachineError
+from finetune.errors import ConfigError, DataError, HallmarkError, MachineError
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -201,7 +201,7 @@ def plain_errors(url: str, key: str) -> Iterator[None]:
     """
     try:
         yield
-    except (ConfigError, DataError, MachineError):
+    except HallmarkError:
         raise
     except FileNotFoundError:
         raise DataError(f"{shown(url)} is not there; change {key}") from None

@@ -84,6 +84,7 @@ def _same_run(name: str, run: RunConfig, artifact: Artifact) -> str:
 
 
 # safetensors and torch report a full disk as errors of their own, not as OSError
+NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 FULL_DISK = ("No space left on device", "os error 28")
 ADVICE = {
     errno.ENOSPC: "free some space",
@@ -108,6 +109,8 @@ def _machine_errors() -> Iterator[None]:
         code = error.errno if isinstance(error, OSError) else None
         if any(sign in str(error) for sign in FULL_DISK):
             code = errno.ENOSPC
+        if NO_MEMORY in str(error):
+            raise MachineError("out of memory; close other programs or lower the batch sizes") from None
         if type(error).__name__ == "OutOfMemoryError":  # torch's, which must not be imported here
             raise MachineError("out of GPU memory; lower train.micro_batch or eval.batch_rows") from None
         if code not in ADVICE:

@@ -23,13 +23,17 @@ KEPT = (CHECKPOINTS, "log.jsonl")
 
 def run(run: RunConfig) -> Artifact:
     """Train the adapter of this configuration, or return it where it is finished."""
+    with Preemption() as preemption:
+        return _train(run, preemption)
+
+
+def _train(run: RunConfig, preemption: Preemption) -> Artifact:
     licences = require_lawful(run)
     data = open_data(run)
     pinned = base.open_base(run)
     inputs = {**data.records(), "base": input_record(pinned)}
     spec = Spec("adapter", VERSION, run.name, {"model": run.model, "train": run.train}, inputs)
-    writing = artifacts.writing(run.paths, spec, move_current=run.run is None, kept=KEPT)
-    with Preemption() as preemption, writing as output:
+    with artifacts.writing(run.paths, spec, move_current=run.run is None, kept=KEPT) as output:
         if output.finished is None:
             plan, output.overrides = planned(run, licences, data)
             weights = training_base(run, pinned)

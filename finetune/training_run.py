@@ -68,7 +68,7 @@ def train_adapter(session: Session) -> None:
     store = _store(session)
     found = store.newest()
     history = _history(session, found)
-    with tracking.open_run(session.run, JobType.train, session.spec, history or None) as tracker:
+    with tracking.open_run(session.run, JobType.train, session.spec, history if found else None) as tracker:
         while not _attempt(session, store, tracker, found):
             gc.collect()
             if torch.cuda.is_available():
@@ -98,7 +98,7 @@ def _attempt(session: Session, store: Checkpoints, tracker: Tracker, found: Chec
     write_report(rows.report, output)
     _announce(rows, train.global_batch)
     trainer = make_trainer(loaded, rows, train, run.hardware, output.folder)
-    require_room(output.folder, (train.keep_checkpoints + 2) * checkpoint_bytes(trainer))
+    _require_room(session, trainer)
     expected = expected_of(
         rows, train.global_batch, needed_flops(trainer.model), run.hardware, session.planned
     )
@@ -113,8 +113,18 @@ def _attempt(session: Session, store: Checkpoints, tracker: Tracker, found: Chec
         trainer.add_callback(log)
         if not _train(trainer, found, log):
             return False
+    session.preemption.answer = "the run is at its end and writes the adapter"
     _save(session, trainer, loaded, rows, tracker)
     return True
+
+
+def _require_room(session: Session, trainer: ExactTrainer) -> None:
+    """Room for what is kept of checkpoints and best weights, one more of each, and the adapter."""
+    train, folder = session.run.train, session.output.folder
+    weights, states = checkpoint_bytes(trainer)
+    best = weights if train.validate_every_steps else 0
+    there = sum(path.stat().st_size for path in (folder / CHECKPOINTS).rglob("*") if path.is_file())
+    require_room(folder, (train.keep_checkpoints + 1) * (weights + states + best) + weights - there)
 
 
 def _held_out(session: Session, loaded: Loaded, rows: TrainingRows, train: TrainConfig) -> HeldOut:
@@ -139,10 +149,11 @@ def _train(trainer: ExactTrainer, found: Checkpoint | None, log: RunLog) -> bool
             raise
     else:
         return True
-    if trainer.in_optimizer:
+    if trainer.in_optimizer or trainer.begun is None:
+        where = "the optimizer's step" if trainer.in_optimizer else "validating or saving between two steps"
         raise MachineError(
-            "out of memory in the optimizer's step, whatever the micro-batch; lower train.lora.rank or use "
-            "train.optimizer=paged_adamw_8bit"
+            f"out of memory in {where}, whatever the micro-batch; lower train.micro_batch or train.lora.rank, or use "
+            "train.optimizer=paged_adamw_8bit; the same command goes on from the last checkpoint"
         )
     before, step = trainer.run_train.micro_batch, trainer.state.global_step
     smaller = smaller_micro_batch(trainer.run_train)

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from finetune.checkpoint import Writers
+from finetune.errors import ConfigError
 
 WEIGHTS, STATES, PROGRESS = "weights.safetensors", "states.pt", "trainer_state.json"
 """The trained parameters; optimizer, schedule, random states and the trainer's sums; transformers' own counters."""
@@ -68,10 +69,13 @@ def _weights(network: Any) -> bytes:
 
 
 def load_weights(network: Any, folder: Path) -> None:
-    """Set the trained parameters to those of a checkpoint, bit for bit. Raises ValueError where they are others."""
+    """Set the trained parameters to those of a checkpoint, bit for bit. Raises ConfigError where they are others."""
     found, own = load_file(folder / WEIGHTS), trained(network)
     if found.keys() != own.keys() or any(found[name].shape != own[name].shape for name in own):
-        raise ValueError("the checkpoint holds other parameters than those that are trained")
+        raise ConfigError(
+            f"{folder} holds other parameters than those that are trained, so it is of other code; delete "
+            f"{folder.parent} to start the run again"
+        )
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(found[name])
@@ -83,7 +87,7 @@ def read_states(folder: Path) -> dict[str, Any]:
     return found
 
 
-def checkpoint_bytes(trainer: Any) -> int:
-    """About what a checkpoint takes on disk: fp32 weights and two moments of the width that the optimizer keeps."""
-    width = 2 if "8bit" in trainer.args.optim else 8
-    return sum(value.numel() * (4 + width) for value in trained(trainer.model).values())
+def checkpoint_bytes(trainer: Any) -> tuple[int, int]:
+    """Bytes of a checkpoint's fp32 weights, and about those of its two moments, by the optimizer's width."""
+    count = sum(value.numel() for value in trained(trainer.model).values())
+    return 4 * count, (2 if "8bit" in trainer.args.optim else 8) * count

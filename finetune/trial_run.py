@@ -22,7 +22,7 @@ from finetune.config.schema import TrainConfig
 from finetune.console import say
 from finetune.dataset import TrainingRows, encode_rows
 from finetune.generate import greedy
-from finetune.guards import require_finite
+from finetune.guards import is_out_of_memory, require_finite
 from finetune.model import ADAPTER, Loaded, load_base, read_renderer, require_device
 from finetune.peak_memory import peak_bytes, reset_peak
 from finetune.plan.device import CONTEXT
@@ -93,17 +93,13 @@ def longest(prompts: Sequence[list[int]], count: int) -> list[list[int]]:
     return sorted(prompts, key=len, reverse=True)[:count]
 
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
-"""torch has a type of error for CUDA's allocator alone; driver, bitsandbytes and the host's allocator use words."""
-
-
 @contextmanager
 def noting_out_of_memory(found: Measured, hardware: HardwareConfig) -> Iterator[None]:
     """End the block where memory runs out, and note it beside what was allocated until then."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
+        if not is_out_of_memory(error):
             raise
         found.out_of_memory = True
         found.left = left_bytes(hardware)

@@ -19,6 +19,7 @@ def replace_text(path: Path, text: str) -> None:
         os.fsync(stream.fileno())
     partial.chmod(0o600)
     partial.replace(path)
+    sync(path.parent)
 
 
 def make_folder(path: Path) -> None:
@@ -51,36 +52,51 @@ def staged(target: Path) -> Iterator[Path]:
     partial.mkdir(parents=True, mode=0o700)
     try:
         yield partial
-        sync_folder(partial)
-        remove(target)
-        partial.rename(target)
-        sync_folder(target.parent)
+        sync(partial)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    doomed = _set_aside(target) if target.exists() else None
+    partial.rename(target)
+    sync(target.parent)
+    if doomed is not None:
+        shutil.rmtree(doomed)
 
 
 def remove(path: Path) -> None:
     """Delete a file or folder: by its name it is there whole or not at all. Nothing happens where there is none."""
     if path.is_dir() and not path.is_symlink():
-        doomed = path if path.name.startswith(DOOMED) else path.with_name(DOOMED + path.name)
-        if doomed != path:
-            remove(doomed)
-            path.rename(doomed)
-        shutil.rmtree(doomed)
+        shutil.rmtree(path if path.name.startswith(DOOMED) else _set_aside(path))
     else:
         path.unlink(missing_ok=True)
 
 
+def _set_aside(path: Path) -> Path:
+    """The folder under a name that says it is to be deleted."""
+    doomed = path.with_name(DOOMED + path.name)
+    if doomed.exists():
+        shutil.rmtree(doomed)
+    return path.rename(doomed)
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Delete what a killed process was still writing or deleting in a folder."""
-    for path in [*folder.glob(f"{PARTIAL}*"), *folder.glob(f"{DOOMED}*")]:
+    """Delete what a killed process was still writing or deleting in a folder.
+
+    A folder that was to be replaced and whose new one did not come comes back: its digests say whether it is whole.
+    """
+    for path in sorted(folder.glob(f"{DOOMED}*")):
+        target = path.with_name(path.name.removeprefix(DOOMED))
+        if path.with_name(PARTIAL + target.name).exists() and not target.exists():
+            path.rename(target)
+        else:
+            remove(path)
+    for path in sorted(folder.glob(f"{PARTIAL}*")):
         remove(path)
 
 
-def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on disk, not only the files behind them."""
-    handle = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Have a file's bytes, or a folder's names, on disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -127,6 +127,7 @@ def writing(
         if output.finished is None:
             _finish(paths, spec, output, time.monotonic() - started)
         atomic.remove(folder / CHECKPOINTS)
+        atomic.remove_leftovers(folder)
         if move_current:
             atomic.replace_text(parent / "current", folder.name + "\n")
 
@@ -221,20 +222,7 @@ def _check_files(paths: PathsConfig, artifact: Artifact) -> None:
 
 
 def _finish(paths: PathsConfig, spec: Spec, output: Output, seconds: float) -> None:
-    cache = HashCache(Path(paths.artifacts_root), rehash=False)
-    files = []
-    for path in sorted(output.folder.rglob("*")):
-        is_progress = path.relative_to(output.folder).parts[0] == CHECKPOINTS
-        if path.is_symlink() or not path.is_file() or path.name == LOCK or is_progress:
-            continue
-        path.chmod(0o600)
-        files.append(
-            {
-                "path": str(path.relative_to(output.folder)),
-                "bytes": path.stat().st_size,
-                "sha256": cache.digest(path),
-            }
-        )
+    files = _listed(paths, output.folder)
     manifest = Manifest(
         schema=SCHEMA,
         stage=spec.stage,
@@ -253,11 +241,27 @@ def _finish(paths: PathsConfig, spec: Spec, output: Output, seconds: float) -> N
         host=socket.gethostname(),
         seconds=round(seconds, 1),
     )
-    cache.save()
     atomic.replace_text(
         output.folder / MANIFEST, json.dumps(manifest.__dict__, indent=2, sort_keys=True) + "\n"
     )
     output.finished = Artifact(output.folder, manifest)
+
+
+def _listed(paths: PathsConfig, folder: Path) -> list[dict[str, Any]]:
+    """The files of a finished run for its manifest, each of them and its name on disk before that is."""
+    cache = HashCache(Path(paths.artifacts_root), rehash=False)
+    files: list[dict[str, Any]] = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_symlink() or not path.is_file() or path.name == LOCK or name.parts[0] == CHECKPOINTS:
+            continue
+        path.chmod(0o600)
+        atomic.sync(path)
+        files.append({"path": str(name), "bytes": path.stat().st_size, "sha256": cache.digest(path)})
+    cache.save()
+    for parent in {(folder / item["path"]).parent for item in files}:
+        atomic.sync(parent)
+    return files
 
 
 def _clear(folder: Path, kept: Collection[str]) -> None:

@@ -47,7 +47,7 @@ def test_a_bad_loss_is_named_by_the_rows_of_its_micro_batch() -> None:
     batches = [["a", "b"], ["c", "d"]]
     require_finite_step(3, 1.0, [0.5, 0.6], batches)
     with pytest.raises(
-        RefusedError, match=r"step 3: the loss is not a number; .* after step 2\..* rows c, d"
+        RefusedError, match="step 3: the loss is not a number, found before the weights moved;.* rows c, d"
     ):
         require_finite_step(3, float("nan"), [0.5, float("inf")], batches)
     with pytest.raises(RefusedError, match="step 3: the gradient is not a number.* rows a, b, c, d"):
@@ -83,6 +83,9 @@ def test_torchs_own_words_for_no_memory_are_known() -> None:
         torch.empty(2**60, dtype=torch.uint8)
     assert is_out_of_memory(error.value)
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert is_out_of_memory(
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    )
     assert not is_out_of_memory(RuntimeError("shapes differ"))
 
 

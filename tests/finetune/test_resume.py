@@ -201,8 +201,8 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_are_lost(
     shutil.rmtree(stopped.run)
     assert stopped.train("train.lr=1e30", "train.save_every_steps=1", "train.warmup_fraction=0") == 3
     line = problem(capsys.readouterr().err)
-    assert "is not a number; the adapter is as after step " in line
-    good = int(line.partition("after step ")[2].partition(".")[0])
+    assert "is not a number, found before the weights moved; checkpoints are of earlier steps" in line
+    good = int(line.partition("step ")[2].partition(":")[0]) - 1
     assert stopped.checkpoints()[-1] == f"step-{good:08d}"
     named = line.partition("the rows ")[2].split(", ")
     rows = (stopped.folder / "artifacts/data").glob("*/*/train.jsonl")
