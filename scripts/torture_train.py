@@ -1,11 +1,11 @@
 """Training runs killed again and again: each must end with the adapter of the run that was left alone.
 
     .venv/bin/python scripts/torture_train.py                     # all of it
-    .venv/bin/python scripts/torture_train.py --kills 4 --only tiny_8bit --every 5
+    .venv/bin/python scripts/torture_train.py --kills 4 --only tiny_8bit --operations tiny_8bit --every 5
 
 Five runs, two of them the demo's model; with dropout, accumulation, 8-bit AdamW, validation and early stopping.
 Each is trained undisturbed, then: `--kills` times SIGKILL and as often SIGTERM at random moments, shared over the
-runs; and on a tiny run SIGKILL at every `--every`-th create, rename and delete below its run folder. After each kill
+runs; and on two tiny runs SIGKILL at every `--every`-th create, rename and delete below its run folder. After each kill
 the same command goes on. Compared are the bytes of the adapter's files. Any of these operations that is not made by
 finetune.artifacts fails too. Kills are real, processes are real; only imports are shared, by a fork server.
 """
@@ -109,15 +109,22 @@ class Operations:
         self.record = os.open(record, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event not in self.EVENTS or not str(arguments[0]).startswith(self.folder):
+        if event not in self.EVENTS or not self._changes(event, arguments):
             return
-        if not self._changes(event, arguments):
+        path = self._path(event, arguments)
+        if not path.startswith(self.folder):
             return
         self.count += 1
         maker = "ours" if any(name.startswith(self.OURS) for name in _callers()) else "another"
-        os.write(self.record, f"{maker} {event} {arguments[0]}\n".encode())
+        os.write(self.record, f"{maker} {event} {path}\n".encode())
         if self.count == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    @staticmethod
+    def _path(event: str, arguments: tuple[Any, ...]) -> str:
+        """The whole path: shutil.rmtree deletes by names below an open folder."""
+        name, below = str(arguments[0]), arguments[1] if event in ("os.remove", "os.rmdir") else -1
+        return name if below == -1 else str(Path(f"/proc/self/fd/{below}").readlink() / name)
 
     @staticmethod
     def _changes(event: str, arguments: tuple[Any, ...]) -> bool:
@@ -190,7 +197,9 @@ class Torture:
                 os.kill(process.pid, number)
                 process.join()
             code = process.exitcode
-            allowed = {signal.SIGKILL: {-9}, signal.SIGTERM: {PREEMPTED, -15}}[number]
+            allowed = {signal.SIGKILL: {-9}, signal.SIGTERM: {PREEMPTED, -15}}[
+                number
+            ]  # -15: before the stage began
             self._require(code in {FINISHED, *allowed}, f"{name} after {number.name} exits {code}")
             hit += code in allowed
             if code == FINISHED:
@@ -255,6 +264,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20, help="of each signal, over all runs")
     parser.add_argument("--every", type=int, default=1, help="kill at every n-th operation; 0: at none")
     parser.add_argument("--only", nargs="*", choices=RUNS, default=list(RUNS))
+    parser.add_argument("--operations", nargs="*", choices=RUNS, default=["tiny_8bit", "tiny_validated"])
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -266,9 +276,9 @@ def main() -> int:
             share = arguments.kills // len(arguments.only) + (index < arguments.kills % len(arguments.only))
             for number in (signal.SIGKILL, signal.SIGTERM):
                 torture.kill_at_random(name, number, share)
-        if arguments.every:
-            count = torture.kill_at_operations(arguments.only[0], arguments.every)
-            print(f"{count} operations in a run folder of {arguments.only[0]}")
+        for name in arguments.operations if arguments.every else []:
+            count = torture.kill_at_operations(name, arguments.every)
+            print(f"{count} operations in a run folder of {name}")
     print("\n".join(torture.problems) or "every run ended with the adapter of the undisturbed one")
     return 1 if torture.problems else 0
 
