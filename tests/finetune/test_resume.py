@@ -22,7 +22,7 @@ from finetune.stage import stage
 
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = (
-    "train.max_steps=8 train.global_batch=4 train.micro_batch=2 train.lora.dropout=0.1 train.optimizer=adamw_8bit "
+    "train.max_steps=14 train.global_batch=4 train.micro_batch=2 train.lora.dropout=0.1 train.optimizer=adamw_8bit "
     "train.log_every_steps=3 train.save_every_steps=2 tracking.mode=disabled"
 ).split()
 
@@ -150,7 +150,7 @@ def test_a_stopped_run_goes_on_to_the_same_adapter_and_log(
         assert stopped.train("train.save_every_steps=1") == 75
     said = capsys.readouterr()
     assert "going on from step" in said.out
-    assert "of 8; the same command goes on from there" in said.err
+    assert "of 14; the same command goes on from there" in said.err
     assert stopped.train() == 0
     assert adapter(stopped.run) == adapter(stopped.folder / "alone")
     assert losses(stopped.run) == losses(stopped.folder / "alone")
