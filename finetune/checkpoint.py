@@ -10,11 +10,9 @@ from finetune.artifacts import atomic, provenance
 from finetune.artifacts.hashing import sha256_file
 from finetune.console import say
 from finetune.errors import ConfigError, DataError, MachineError
-from finetune.mirror import Mirror
+from finetune.mirror import RECORD, Mirror
 
 STEP, BEST = "step-", "best-"
-RECORD = "checkpoint.json"
-"""Written last into a checkpoint: what it is of, and the digest of every other file."""
 SCHEMA = 1
 
 Writers = Mapping[str, Callable[[BinaryIO], Any]]

@@ -10,6 +10,7 @@ from finetune.artifacts import atomic
 from finetune.errors import DataError
 
 Row = Mapping[str, Any]
+LOG = "log.jsonl"
 TAIL = 1 << 16
 """Bytes at the end of a log that hold its last row for certain."""
 

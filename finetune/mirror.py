@@ -9,6 +9,7 @@ from finetune.console import say
 from finetune.remote import open_store, plain_errors, shown
 
 RECORD = "checkpoint.json"
+"""Written last into a checkpoint, here and there: what it is of, and the digest of every other file."""
 KEY = "train.mirror"
 BLOCK = 1 << 24
 """Bytes read at once."""

@@ -13,7 +13,7 @@ from finetune.artifacts.stages import COMMANDS, folder_of
 from finetune.config import RunConfig, load
 from finetune.console import clock, say
 from finetune.errors import HallmarkError
-from finetune.log_rows import Ends, read_ends, told
+from finetune.log_rows import LOG, Ends, read_ends, told
 from finetune.stage import guarded
 
 SECTIONS = {
@@ -25,7 +25,6 @@ SECTIONS = {
 }
 """The stages in their order, and the sections of the configuration that decide each."""
 COMMAND = {"data": "prepare", "adapter": "train", "report": "eval"}
-LOG = "log.jsonl"
 SHOWN = 3
 """Differences of a stale run that are named."""
 

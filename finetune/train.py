@@ -10,6 +10,7 @@ from finetune.config import RunConfig
 from finetune.console import say
 from finetune.kept_base import training_base
 from finetune.licences import require_lawful
+from finetune.log_rows import LOG
 from finetune.plan.stage import planned
 from finetune.preemption import Preemption
 from finetune.stage import stage
@@ -17,7 +18,7 @@ from finetune.training_data import open_data
 
 VERSION = 2
 """Raised by hand when the same rows and settings make another adapter. 2: another order of the rows."""
-KEPT = (CHECKPOINTS, "log.jsonl")
+KEPT = (CHECKPOINTS, LOG)
 """What an interrupted run goes on from."""
 
 

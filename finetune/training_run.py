@@ -28,7 +28,7 @@ from finetune.guards import (
     require_trained_tokens,
     smaller_micro_batch,
 )
-from finetune.log_rows import Row, rewind
+from finetune.log_rows import LOG, Row, rewind
 from finetune.metrics import JobType
 from finetune.mirror import Mirror
 from finetune.model import Loaded, TrainedOn, load_base, quantised_modules
@@ -42,8 +42,6 @@ from finetune.trainer import make_trainer
 from finetune.training_data import TrainingData
 from finetune.training_state import checkpoint_bytes, load_weights
 from finetune.validating import HeldOut, Validating
-
-LOG = "log.jsonl"
 
 
 @dataclass

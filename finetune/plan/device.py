@@ -37,7 +37,7 @@ CPU_KEPT, CPU_KEPT_RECOMPUTING = 0.5, 1.7
 stay in its arenas, and the next ones do not fit into them. Measured here as the largest resident size less the tensors
 less CPU_PROCESS, on steps whose tensors take 0.2, 1.2, 2.7 and 4.6 GiB: 0.50, 0.50, 0.48, 0.45 (mallinfo2 names 2.2 GiB
 as free in arenas at the last one's peak); two other steps of 0.7 GiB kept less, 0.2 and 0.3. Recomputation keeps more:
-1.67 at 0.5 GiB, the one step measured. Giving each block back at once costs page faults, 5 % of a step's time."""
+1.67 at 0.5 GiB, the one step measured. Giving each block back at once costs page faults, at a cost not yet measured."""
 UNCERTAIN = 0.05
 
 
