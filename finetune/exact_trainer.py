@@ -102,6 +102,15 @@ class ExactTrainer(SFTTrainer):  # type: ignore[misc]
         step = [rows.ids[index] for index in rows.order[start : start + train.global_batch]]
         return [step[at : at + train.micro_batch] for at in range(0, len(step), train.micro_batch)]
 
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """The micro-batch's share of the step's mean loss, as TRL computes it, without the entropy for TRL's log."""
+        log_probs: torch.Tensor = model(
+            **inputs, fused_lm_head=True
+        ).log_probs  # zero where nothing is trained
+        return -log_probs.sum() / torch.as_tensor(num_items_in_batch).clamp(min=1)
+
     def training_step(self, *args: Any, **options: Any) -> torch.Tensor:
         """One micro-batch; its share of the step's loss is kept for the guards."""
         loss: torch.Tensor = super().training_step(*args, **options)

@@ -16,7 +16,7 @@ from finetune.preemption import Preemption
 from finetune.stage import stage
 from finetune.training_data import open_data
 
-VERSION = 2
+VERSION = 3
 """Raised by hand when the same rows and settings make another adapter. 2: another order of the rows."""
 KEPT = (CHECKPOINTS, LOG)
 """What an interrupted run goes on from."""

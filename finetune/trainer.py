@@ -14,6 +14,7 @@ from finetune.config.schema import Checkpointing, Optimizer, TrainConfig
 from finetune.dataset import TrainingRows
 from finetune.dora import start_at_the_base, use_exact_dora
 from finetune.exact_trainer import ExactTrainer
+from finetune.fused import fuse_step
 from finetune.loss import score_trained_positions_only
 from finetune.methods import lora_config, require_targets
 from finetune.model import Loaded
@@ -26,8 +27,6 @@ def make_trainer(
 ) -> ExactTrainer:
     """A trainer whose trainable parameters are fp32 and whose batches follow `step_order`."""
     score_trained_positions_only()
-    if train.packing:
-        require_isolated_rows(loaded.model)
     rows = [{"input_ids": data.rows[index].ids, "labels": data.rows[index].labels} for index in data.order]
     require_targets(loaded.model, train.lora)
     if train.checkpointing is Checkpointing.selective:
@@ -44,6 +43,9 @@ def make_trainer(
     )
     use_exact_dora(trainer.model)
     start_at_the_base(trainer.model)
+    fuse_step(trainer.model, hardware.device)
+    if train.packing:
+        require_isolated_rows(trainer.model.get_base_model())
     trainer.remove_callback(PrinterCallback)  # RunLog says the same in plain lines
     if hardware.device is Device.cpu:
         skip_lossless_casts(trainer.model)

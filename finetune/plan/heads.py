@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from finetune.architecture import config_of
 from finetune.config.plan import Device
+from finetune.loss import LogProbabilities
 from finetune.plan.kernels import FusedLinearCrossEntropy, InPlaceCrossEntropy, accumulate_product, fold_tile
 from finetune.plan.settings import Head, Settings
 
@@ -48,9 +49,11 @@ def _targets(states: torch.Tensor) -> torch.Tensor:
 
 
 def _chunked(hidden: torch.Tensor, head: Any, settings: Settings) -> torch.Tensor:
-    """TRL's own function on the trained positions; which they are follows the text, how many does not."""
+    """TRL's or our function on the trained positions; which they are follows the text, how many does not."""
     from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
+    ours = settings.fused and settings.device is Device.cpu
+    function = LogProbabilities if ours else ChunkedLogProbFunction
     shifted = hidden[:, :-1]
     positions = shifted.shape[0] * shifted.shape[1]
     trained = positions if settings.trained is None else min(settings.trained, positions)
@@ -58,8 +61,9 @@ def _chunked(hidden: torch.Tensor, head: Any, settings: Settings) -> torch.Tenso
     chosen = shifted[place, place]
     softcap = getattr(config_of(settings.architecture), "final_logit_softcapping", None)
     options = (1.0, TRL_TILE, softcap, 1.0, TRL_OUTPUTS)
-    loss = ChunkedLogProbFunction.apply(chosen, head.weight, head.bias, place, *options)[0]
-    return -loss.sum()  # type: ignore[no-any-return]
+    loss = function.apply(chosen, head.weight, head.bias, place, *options)[0]
+    assert loss is not None  # noqa: S101  (the others may be)
+    return -loss.sum()
 
 
 @contextmanager

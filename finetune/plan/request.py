@@ -113,6 +113,7 @@ def settings_of(run: RunConfig, architecture: Mapping[str, Any], work: Workload)
         layers=None if train.lora.layers is None else tuple(train.lora.layers),
         rank_pattern=dict(train.lora.rank_pattern),
         dora=train.lora.dora,
+        fused=True,
         attention=_kernel(run),
         gpus=run.plan.gpus,
         device=run.hardware.device,

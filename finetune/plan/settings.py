@@ -86,6 +86,8 @@ class Settings:
     """Before each adapter: a copy of its input and a mask."""
     fused_ops: bool = False
     """RMSNorm as one kernel that keeps its input alone (Unsloth, Liger, fms)."""
+    fused: bool = False
+    """LoRA, and on a CPU attention, norms and head, as `train` computes them (finetune.fused, finetune.loss)."""
     fused_qkv: bool = False
     """Queries, keys and values are one product, whose whole output the values keep until the backward pass (LitGPT)."""
     reentrant: bool = False

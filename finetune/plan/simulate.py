@@ -58,7 +58,8 @@ def simulate_whole(settings: Settings) -> Simulation:
 
 def simulate_evaluation(settings: Settings, rows: int, tokens: int, new_tokens: int = 1) -> int:
     """Bytes at the peak of an evaluation batch: `rows` prompts of `tokens`, answered by up to `new_tokens` each."""
-    given = replace(settings, rows=rows, tokens=tokens, packed=False, padded=rows > 1, autocast=False)
+    given = replace(settings, rows=rows, tokens=tokens, packed=False, padded=rows > 1)
+    given = replace(given, autocast=False, fused=False)
     return _from_shallow(given, partial(record_answers, new_tokens=new_tokens)).peak.total
 
 

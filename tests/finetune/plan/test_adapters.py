@@ -104,7 +104,7 @@ def test_the_memory_of_a_real_step_was_known(
     trainer = make_trainer(tiny.loaded_model(tmp_path / "base"), data, train, CPU, tmp_path)
     with tracked(trainer.model) as tracker:
         trainer.train()
-    settings = replace(STEP, trained=ROWS, checkpointing=checkpointing, **change)
+    settings = replace(STEP, trained=ROWS, checkpointing=checkpointing, fused=True, **change)
     assert simulate(settings).peak.total == pytest.approx(tracker.peak.total, rel=0.02)
 
 

@@ -113,6 +113,7 @@ def settings_of(facts: dict[str, Any], train: TrainConfig) -> Settings:
         trained=ROWS * TRAINED,
         rank=RANK,
         checkpointing=train.checkpointing,
+        fused=True,
         attention=AttentionKernel.sdpa,
         device=Device.cpu,
     )

@@ -1,0 +1,105 @@
+"""LoRA on a linear layer in one autograd node: no copy, no scaling and no sum at the layer's full width.
+
+PEFT 0.21.2 clones the output of a 4-bit layer, scales the product of the adapter at full width and adds it in another
+pass (tuners/lora/bnb.py, layer.py); its backward pass does the same again. Here the adapter's product is accumulated
+into the layer's own output and into its input's gradient, as Unsloth's LoRA_W does. The sum is rounded once, not three
+times.
+"""
+
+from typing import Any
+
+import bitsandbytes as bnb
+import torch
+from peft.tuners import lora
+from peft.tuners.lora.bnb import Linear4bit
+from torch import Tensor
+from torch.autograd import Function
+
+
+class LowRankLinear(Function):
+    """x W^T + scaling (z A^T) B^T, where z is x, or x after dropout."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, z: Tensor, down: Tensor, up: Tensor, frozen: tuple[Any, float]
+    ) -> Tensor:
+        """`frozen` are the layer of W and its bias, plain or in 4 bits, and scaling; `down` is A, `up` is B."""
+        layer, scaling = frozen
+        out: Tensor = layer(x)
+        inner = z.flatten(0, -2) @ down.t()
+        out.view(-1, out.shape[-1]).addmm_(inner, up.t(), alpha=scaling)
+        ctx.save_for_backward(z, inner, down, up)
+        ctx.layer, ctx.scaling, ctx.shared = layer, scaling, z is x
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        """Gradients of x, z, A and B."""
+        z, inner, down, up = ctx.saved_tensors
+        shape, grad, of_x, of_z = z.shape, grad.flatten(0, -2), None, None
+        of_inner = (grad @ up).mul_(ctx.scaling)
+        of_down = of_inner.t() @ z.flatten(0, -2)
+        of_up = (grad.t() @ inner).mul_(ctx.scaling)
+        if ctx.needs_input_grad[0]:
+            of_x = grad @ frozen_weight(ctx.layer).to(grad.dtype)
+            if ctx.shared:
+                of_x.addmm_(of_inner, down)
+            of_x = of_x.view(shape)
+        if ctx.needs_input_grad[1] and not ctx.shared:
+            of_z = (of_inner @ down).view(shape)
+        return of_x, of_z, of_down, of_up, None
+
+
+def frozen_weight(layer: Any) -> Tensor:
+    """W [out, in] of a plain or a 4-bit linear layer."""
+    weight: Tensor = layer.weight
+    state = getattr(weight, "quant_state", None)
+    if state is not None:
+        weight = bnb.functional.dequantize_4bit(weight.data, state)
+    return weight
+
+
+def _forward(self: Any, x: Tensor, *args: Any, **given: Any) -> Tensor:
+    """The adapted output; PEFT's own way where several adapters, a variant or two precisions meet."""
+    fused = None if args or given else _fused(self, x)
+    out: Tensor = super(type(self), self).forward(x, *args, **given) if fused is None else fused
+    return out
+
+
+def _fused(layer: Any, x: Tensor) -> Tensor | None:
+    names = [name for name in layer.active_adapters if name in layer.lora_A]
+    if layer.disable_adapters or layer.merged or len(names) != 1:
+        return None
+    name, device = names[0], x.device.type
+    if name in layer.lora_variant or layer.lora_bias[name]:
+        return None
+    down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+    if torch.is_autocast_enabled(device):
+        precision = torch.get_autocast_dtype(device)
+        down, up = down.to(precision), up.to(precision)
+    if not x.dtype == down.dtype == up.dtype:
+        return None
+    frozen = layer.base_layer, layer.scaling[name]
+    out: Tensor = LowRankLinear.apply(x, layer.lora_dropout[name](x), down, up, frozen)
+    return out
+
+
+class FusedLinear4bit(Linear4bit):  # type: ignore[misc]
+    """PEFT's adapter of a 4-bit layer."""
+
+    forward = _forward
+
+
+class FusedLinear(lora.Linear):  # type: ignore[misc]
+    """PEFT's adapter of a plain linear layer."""
+
+    forward = _forward
+
+
+FUSED = {Linear4bit: FusedLinear4bit, lora.Linear: FusedLinear}
+
+
+def fuse_lora(network: Any) -> None:
+    """Let every LoRA layer of this network compute in one node."""
+    for module in network.modules():
+        module.__class__ = FUSED.get(type(module), type(module))
