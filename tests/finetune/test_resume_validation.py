@@ -181,3 +181,13 @@ def test_one_row_that_does_not_fit_a_validation_is_the_end_and_nothing_is_repeat
     made, alone = house.set_aside("one"), house.folder / "loss"
     assert adapter(made) == adapter(alone)
     assert [row["step"] for row in log_of(made) if "val/loss" in row] == [2, 4]
+
+
+def test_nothing_to_validate_on_is_found_before_the_first_step(
+    house: House, capsys: pytest.CaptureFixture[str]
+) -> None:
+    no_rows = "data.split.val_fraction=0.0001"
+    house.prepare(no_rows)
+    assert house.train(*LOSS, no_rows) == 2
+    assert "val.jsonl holds no row to validate on" in problem(capsys.readouterr().err)
+    assert not [row for row in log_of(house.run) if "step" in row]
