@@ -65,9 +65,9 @@ class House:
         with self._at_home():
             return stage("train", train.run, self.argv(*more))
 
-    def prepare(self, *more: str) -> None:
+    def prepare(self) -> None:
         with self._at_home():
-            assert stage("prepare", prepare, self.argv(*more)) == 0
+            assert stage("prepare", prepare, self.argv()) == 0
 
     @contextmanager
     def _at_home(self) -> Iterator[None]:

@@ -1,6 +1,9 @@
 """A run that is stopped or short of memory while it validates ends as the run that was left alone."""
 
+import hashlib
+import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -184,10 +187,16 @@ def test_one_row_that_does_not_fit_a_validation_is_the_end_and_nothing_is_repeat
 
 
 def test_nothing_to_validate_on_is_found_before_the_first_step(
-    house: House, capsys: pytest.CaptureFixture[str]
+    house: House, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    no_rows = "data.split.val_fraction=0.0001"
-    house.prepare(no_rows)
-    assert house.train(*LOSS, no_rows) == 2
+    shutil.copytree(house.folder, tmp_path / "house")
+    bare = House(tmp_path / "house")
+    [data] = (bare.folder / "artifacts/data/tiny_rows").glob("*/val.jsonl")
+    data.write_text("")
+    made = json.loads((data.parent / "manifest.json").read_text())
+    empty = {"path": "val.jsonl", "bytes": 0, "sha256": hashlib.sha256().hexdigest()}
+    made["files"] = [empty if item["path"] == "val.jsonl" else item for item in made["files"]]
+    (data.parent / "manifest.json").write_text(json.dumps(made))
+    assert bare.train(*LOSS) == 2
     assert "val.jsonl holds no row to validate on" in problem(capsys.readouterr().err)
-    assert not [row for row in log_of(house.run) if "step" in row]
+    assert not [row for row in log_of(bare.run) if "step" in row]
