@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from finetune.artifacts import Artifact, Output, Spec, locked, open_last, writing
+from finetune.artifacts import Artifact, Output, Spec, locked, open_last, require_room, writing
 from finetune.artifacts.hashing import HashCache, content_of
 from finetune.artifacts.manifest import differences, plain
 from finetune.artifacts.stages import folder_of
@@ -23,11 +23,11 @@ from finetune.base_checks import (
 )
 from finetune.config.model import BaseConfig
 from finetune.config.schema import PathsConfig, RunConfig
-from finetune.console import progress, say
-from finetune.errors import ConfigError, DataError, MachineError
+from finetune.console import gigabytes, progress, say
+from finetune.errors import ConfigError, DataError
 from finetune.fetch import Source, open_source
 from finetune.fetch_gguf import convert, converted_bytes
-from finetune.fetch_progress import bytes_below, gigabytes, growing
+from finetune.fetch_progress import bytes_below, growing
 from finetune.licences import read_licence
 
 TOKENIZER_FILES = (
@@ -127,21 +127,11 @@ def _gathered(run: RunConfig, source: Source, ships: list[str], staging: Path) -
     if ignored:
         say(f"not copied: {listing(ignored)} (code, and weights that are not loaded)")
     fetched = bytes_below(source.folder) if staging in source.folder.parents else 0
-    require_room(total - fetched, staging, "the base")
+    require_room(staging.parent, total - fetched, "the base")
     with growing(staging, total, "fetched"):
         source.fetch(heavy)
     require_whole(source.folder, heavy, source.said)
     return names
-
-
-def require_room(needed: int, folder: Path, what: str) -> None:
-    """Raise MachineError where `needed` bytes of `what` do not fit on the disk of `folder`."""
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise MachineError(
-            f"{folder.parent}: {what} needs {gigabytes(needed)} and {gigabytes(free)} are free; free some space, or "
-            "set ARTIFACTS_ROOT to another disk"
-        )
 
 
 def _pinned(run: RunConfig, source: Source, names: list[str], before: Artifact | None) -> Artifact:
@@ -156,7 +146,7 @@ def _pinned(run: RunConfig, source: Source, names: list[str], before: Artifact |
     spec = Spec("base", 2, run.model.name, identity, {"source": record})
     with writing(run.paths, spec, move_current=True) as output:
         if output.finished is None and source.gguf:
-            require_room(converted_bytes(source.folder / names[0]), output.folder, "the base")
+            require_room(output.folder, converted_bytes(source.folder / names[0]), "the base")
             say(f"converting the base {run.model.name} once to bf16 safetensors, from {source.said}")
             convert(source.folder / names[0], output, run.model)
         elif output.finished is None:

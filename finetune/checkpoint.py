@@ -49,6 +49,8 @@ class Checkpoints:
         found = self._newest_here()
         if self.mirror is not None:
             found = self._newest_of(self.mirror, found) or found
+        if found is None and self._steps():
+            say(f"{self.folder} holds no whole checkpoint; the run starts again")
         if found is not None:
             self._require_ours(found)
         return found
@@ -58,7 +60,7 @@ class Checkpoints:
             try:
                 return read(self.folder / name)
             except DamagedError as problem:
-                say(f"{self.folder / name} is damaged ({problem}); going on from the one before")
+                say(f"{self.folder / name} is damaged ({problem}); trying the one before")
         return None
 
     def _newest_of(self, mirror: Mirror, here: Checkpoint | None) -> Checkpoint | None:

@@ -6,6 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -17,15 +18,17 @@ BAR_WIDTH = 16
 
 
 def say(line: str) -> None:
-    """Write one line to standard output at once."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    """Write one line to standard output at once; where the terminal is gone the work goes on unheard."""
+    with suppress(OSError):
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
 
 
 def complain(line: str) -> None:
-    """Write one line to standard error at once."""
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+    """Write one line to standard error at once; the exit code tells where nobody reads it."""
+    with suppress(OSError):
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
 
 
 def quiet_libraries() -> None:
@@ -112,12 +115,14 @@ class LiveProgress:
             return
         self.last = now
         left = [] if left_s is None else [f"{clock(left_s)} left"]
-        self.bar.update(self.task, completed=done, note=", ".join([*left, *([note] if note else [])]))
-        self.bar.refresh()
+        with suppress(OSError):  # the terminal is gone
+            self.bar.update(self.task, completed=done, note=", ".join([*left, *([note] if note else [])]))
+            self.bar.refresh()
 
     def close(self) -> None:
         """Leave the terminal as it was."""
-        self.bar.stop()
+        with suppress(OSError):
+            self.bar.stop()
 
 
 def live(label: str, total: int, start: int = 0) -> PlainProgress | LiveProgress:
@@ -132,3 +137,8 @@ def clock(seconds: float) -> str:
         return f"{rest} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"
+
+
+def gigabytes(count: float) -> str:
+    """Bytes in GB (10^9), or in MB below one."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

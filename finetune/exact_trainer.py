@@ -14,9 +14,9 @@ from finetune.checkpoint import Checkpoint, Checkpoints
 from finetune.config.schema import TrainConfig
 from finetune.console import say
 from finetune.dataset import TrainingRows
-from finetune.errors import PreemptedError
 from finetune.guards import SpikeWatch, listed, require_finite_step
-from finetune.preemption import Preemption
+from finetune.log_rows import LOG
+from finetune.preemption import Preemption, stopped
 from finetune.run_log import RunLog
 from finetune.training_state import (
     load_weights,
@@ -54,13 +54,23 @@ class _StepStart:
     tokens: int
 
 
+@dataclass
+class _StepEnd:
+    """What is logged of a step once the optimizer has moved, and stands nowhere else."""
+
+    grad_norm: float
+    lr: float
+
+
 class ExactTrainer(SFTTrainer):  # type: ignore[misc]
     """SFTTrainer that checks each step before the optimizer moves and, once `secure` was called, saves itself.
 
-    A checkpoint is taken between two steps, or as of the beginning of a step that is given up.
+    A checkpoint is taken between two steps, or as of the beginning of a step that is given up, or of the end of one
+    whose validation is given up.
     """
 
     safety: Safety | None = None
+    control: Any
     in_optimizer = False
     """Whether the optimizer is moving the weights: a failure then leaves them as nobody knows."""
 
@@ -69,12 +79,13 @@ class ExactTrainer(SFTTrainer):  # type: ignore[misc]
         self.run_rows, self.run_train = rows, train
         self.losses: list[torch.Tensor] = []
         self.begun: _StepStart | None = None
+        self.moved = _StepEnd(0.0, 0.0)
         self.restored: dict[str, Any] | None = None
         self.saved_step: int | None = None
         self.add_callback(_Steps(self))
 
     def secure(self, safety: Safety) -> None:
-        """Save to these checkpoints from now on, and obey these signals."""
+        """Save to these checkpoints from now on, and obey these signals; every other callback is there before."""
         self.safety = safety
         self.add_callback(_Saving(self, safety, self.run_train))
 
@@ -89,6 +100,33 @@ class ExactTrainer(SFTTrainer):  # type: ignore[misc]
             set_random_states(self.begun.random)
             self._tr_loss, self.state.num_input_tokens_seen = self.begun.loss_sum, self.begun.tokens
             self._save_checkpoint(self.model, None)
+
+    def save_step_end(self) -> None:
+        """A checkpoint before the validation of the step just taken, which is given up.
+
+        Who goes on from it validates, logs and saves as that step does at its end.
+        """
+        losses = torch.stack(self.losses).cpu()
+        self._save({"grad_norm": self.moved.grad_norm, "lr": self.moved.lr, "losses": losses})
+
+    def take_end_again(self) -> None:
+        """Validate, log and save after a step whose checkpoint is from before that."""
+        end = self.restored.get("end") if self.restored is not None else None
+        if self.restored is None or end is None:
+            return
+        set_random_states(self.restored["random"])  # the checkpoint to come holds them
+        self.saved_step = None
+        self.moved = _StepEnd(end["grad_norm"], end["lr"])
+        self.losses = list(end["losses"].to(self.args.device))
+        self.control = self.callback_handler.on_step_end(self.args, self.state, self.control)
+        known = {"grad_norm": end["grad_norm"], "learning_rate": end["lr"], "start_time": time.time()}
+        unused = {"trial": None, "epoch": self.state.epoch, "ignore_keys_for_eval": None}
+        self._maybe_log_save_evaluate(self._tr_loss, model=self.model, **known, **unused)
+
+    def _run_epoch(self, *args: Any, **options: Any) -> None:
+        """All steps are one epoch; none follows a validation that stopped the run as soon as it was resumed."""
+        if not self.control.should_training_stop:
+            super()._run_epoch(*args, **options)
 
     def stand_at(self, found: Checkpoint) -> None:
         """The weights and the rest of a checkpoint, for a run that had ended there."""
@@ -122,27 +160,34 @@ class ExactTrainer(SFTTrainer):  # type: ignore[misc]
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         losses = torch.stack(self.losses).tolist()
         require_finite_step(self.state.global_step + 1, float(norm), losses, self.step_ids())
+        self.moved = _StepEnd(float(norm), self._get_learning_rate())
         return norm
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Ours in place of TRL's, whose files are not whole until the last one is."""
+        if self.saved_step != self.state.global_step:
+            self._save()
+            self.saved_step = self.state.global_step
+
+    def _save(self, end: dict[str, Any] | None = None) -> None:
         assert self.safety is not None  # noqa: S101  (nothing asks for a checkpoint before `secure`)
-        if self.saved_step == self.state.global_step:
-            return
         parts = {name: part.state() for name, part in self.safety.parts.items()}
         sums = {"loss_sum": self._tr_loss, "logged_step": self._globalstep_last_logged}
-        states = {"random": random_states(), "parts": parts, "sums": sums}
-        facts = {"micro_batch": self.run_train.micro_batch, "stopped": self.control.should_training_stop}
+        states = {"random": random_states(), "parts": parts, "sums": sums, "end": end}
+        is_over = self.control.should_training_stop and end is None
+        facts = {"micro_batch": self.run_train.micro_batch, "stopped": is_over}
         facts["best_step"] = parts.get("best", {}).get("step")
-        with self.safety.log.pause():
-            self.safety.checkpoints.save(self.state.global_step, state_files(self, states), facts)
-        self.saved_step = self.state.global_step
+        log = self.safety.log
+        files = {**state_files(self, states), LOG: lambda stream: stream.write(log.text().encode())}
+        with log.pause():
+            self.safety.checkpoints.save(self.state.global_step, files, facts)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_weights(self.model, Path(resume_from_checkpoint))
         self.restored = read_states(Path(resume_from_checkpoint))
         for name, part in (self.safety.parts if self.safety else {}).items():
-            part.restore(self.restored["parts"][name])
+            if name in self.restored["parts"]:
+                part.restore(self.restored["parts"][name])
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if self.restored is not None:
@@ -195,6 +240,7 @@ class _Saving(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """From here on a signal finds something to save."""
         self.safety.preemption.training = True
+        self.trainer.take_end_again()
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Between micro-batches: a step may be long, and who sends a signal does not wait."""
@@ -220,8 +266,7 @@ class _Saving(TrainerCallback):  # type: ignore[misc]
     def _stop_if_asked(self) -> None:
         if self.safety.preemption.requested:
             self.trainer.save_step_start()
-            step, total = self.trainer.state.global_step, self.trainer.state.max_steps
-            raise PreemptedError(f"stopped after step {step} of {total}; the same command goes on from there")
+            raise stopped(self.trainer.state)
 
     def _note_spike(self, step: int) -> None:
         watch = self.safety.parts.get("spikes")

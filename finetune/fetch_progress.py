@@ -7,14 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from finetune.console import PLAIN_INTERVAL_S, say
+from finetune.console import PLAIN_INTERVAL_S, gigabytes, say
 
 BAR_INTERVAL_S = 0.5
-
-
-def gigabytes(count: float) -> str:
-    """Bytes in GB (10^9), or in MB below one."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def bytes_below(folder: Path) -> int:

@@ -1,7 +1,7 @@
 """Greedy answers and answer log-probabilities, in batches of similar length."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +20,23 @@ class Answer:
     cut: bool = False
 
 
+def nothing() -> None:
+    """What is done between two batches unless somebody asks for more."""
+
+
 def greedy(
-    loaded: Loaded, prompts: Sequence[list[int]], batch_rows: int, max_new_tokens: int, label: str
+    loaded: Loaded,
+    prompts: Sequence[list[int]],
+    batch_rows: int,
+    max_new_tokens: int,
+    label: str,
+    between: Callable[[], None] = nothing,
 ) -> list[Answer]:
-    """The most likely continuation of every prompt, in the order of the prompts."""
+    """The most likely continuation of every prompt, in the order of the prompts; `between` is called before a batch."""
     answers: dict[int, Answer] = {}
     batches = by_length([len(ids) for ids in prompts], batch_rows)
     for batch in progress(batches, label, len(batches)):
+        between()
         found = _generate(loaded, [prompts[index] for index in batch], max_new_tokens)
         answers.update(zip(batch, found, strict=True))
     return [answers[index] for index in range(len(prompts))]

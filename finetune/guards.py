@@ -1,11 +1,10 @@
 """What stops or marks a run: no number, a spike, no memory, no disk, nothing to learn."""
 
+import gc
 import math
-import shutil
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,6 @@ from finetune.dataset import TrainingRows
 from finetune.errors import MachineError, RefusedError
 
 IDS_SHOWN = 8
-GIB = 2**30
 OUT_OF_MEMORY = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
 """torch has a type of error for CUDA's allocator alone; driver, bitsandbytes and the host's allocator use words."""
 
@@ -99,6 +97,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
 
 
+def release_memory() -> None:
+    """Give back what nothing uses any more; call it outside of an `except`, whose error holds its frames."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def smaller_micro_batch(train: TrainConfig) -> int:
     """The largest micro-batch of at most half the rows that divides the global batch.
 
@@ -110,13 +115,3 @@ def smaller_micro_batch(train: TrainConfig) -> int:
             "train.checkpointing=full (`make plan` names the levers)"
         )
     return max(size for size in range(1, train.micro_batch // 2 + 1) if train.global_batch % size == 0)
-
-
-def require_room(folder: Path, needed: int) -> None:
-    """Raise MachineError where the disk has less free than a run may write."""
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise MachineError(
-            f"{folder}: checkpoints and adapter need {needed / GIB:.1f} GiB and {free / GIB:.1f} are free; free some "
-            "space, lower train.keep_checkpoints, or set ARTIFACTS_ROOT to another disk"
-        )

@@ -8,17 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from finetune import artifacts
-from finetune.artifacts import Artifact, Output, Spec
+from finetune.artifacts import Artifact, Output, Spec, require_room
 from finetune.artifacts.manifest import MANIFEST, differences, plain, read_manifest
 from finetune.artifacts.stages import COMMANDS, SUFFIXES
-from finetune.base import require_room
 from finetune.base_checks import INDEX, shards
 from finetune.config import RunConfig
 from finetune.config.model import Quantisation
 from finetune.config.plan import Device
-from finetune.console import progress, say
+from finetune.console import gigabytes, progress, say
 from finetune.errors import ConfigError, DataError, MachineError
-from finetune.fetch_progress import gigabytes
 from finetune.model import TrainedOn, quantisation_config, quantised_base, quantised_spec, require_device
 
 SHARED = 1 << 20
@@ -84,7 +82,7 @@ def _job(run: RunConfig, pinned: Artifact) -> Job:
             packed = packed_bytes(values, run.model.double_quantisation) if name in found.packed else None
             size += packed or stored
             room[shard] += shelf_bytes(packed or max(stored, 4 * values))  # a family may keep some in fp32
-    require_room(size, pinned.folder, "the base in 4 bits")
+    require_room(pinned.folder.parent, size, "the base in 4 bits")
     return Job({shard: list(tensors) for shard, tensors in shapes.items()}, room, found, size)
 
 

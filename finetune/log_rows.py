@@ -1,4 +1,7 @@
-"""log.jsonl: a first line with what the run is going to take, then a row for every step that was logged."""
+"""log.jsonl: a first line with what the run is going to take, then a row for every step that was logged.
+
+Each checkpoint holds it up to its own place, so that it goes on there, on another machine too.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from finetune.artifacts import atomic
-from finetune.errors import DataError
 
 Row = Mapping[str, Any]
 LOG = "log.jsonl"
@@ -23,28 +25,22 @@ class Ends:
     last: Row
 
 
-def rewind(path: Path, step: int) -> list[Row]:
-    """The rows of a log up to `step`, which are all that is left in the file; empty where there is no log.
+def restored(path: Path, checkpoint: Path | None) -> list[Row]:
+    """The rows that a checkpoint's folder has of the log, which are all that is left in `path`.
 
-    A run that goes on from `step` logs what comes after it again. Half a line at the end is what a kill left. Raises
-    DataError where another line is damaged.
+    A run that goes on from there logs what comes after it again. No row and no log where there is no checkpoint, and
+    where it is of code that kept none in it.
     """
-    if not path.is_file():
-        return []
-    kept = [row for row in _rows(path) if row.get("step", 0) <= step]
-    atomic.replace_text(path, "".join(json.dumps(row) + "\n" for row in kept))
-    return kept
+    saved = checkpoint / LOG if checkpoint is not None else None
+    text = saved.read_text(encoding="utf-8") if saved is not None and saved.is_file() else ""
+    if text or path.exists():
+        atomic.replace_text(path, text)
+    return [json.loads(line) for line in text.splitlines()]
 
 
-def _rows(path: Path) -> list[Row]:
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    rows = [_parsed(line) for line in lines]
-    for number, row in enumerate(rows[:-1], 1):
-        if row is None:
-            raise DataError(
-                f"{path}:{number} is damaged; delete the file, and the run goes on with a new log"
-            )
-    return [row for row in rows if row is not None]
+def line_of(row: Row) -> str:
+    """A row as it stands in the log."""
+    return json.dumps(row) + "\n"
 
 
 def _parsed(line: str) -> Row | None:

@@ -1,17 +1,25 @@
-"""SIGTERM and SIGINT during training: stop at the next safe place; a second one at once."""
+"""SIGTERM, SIGINT and SIGHUP during training: stop at the next safe place; a second one at once."""
 
 import os
 import signal
 import time
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
 from finetune.console import say
 from finetune.errors import EXIT_STOPPED, PreemptedError
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 ECHO_S = 1.0
 """make, timeout and schedulers send the signal to a process and to its group: the same one so soon is no second one."""
+
+
+def stopped(state: Any) -> PreemptedError:
+    """What a run says that was stopped in or after a trainer's step and has saved."""
+    return PreemptedError(
+        f"stopped after step {state.global_step} of {state.max_steps}; the same command goes on from there"
+    )
 
 
 class Preemption:
@@ -29,7 +37,8 @@ class Preemption:
         self.before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Preemption":
-        self.before = {number: signal.signal(number, self._asked) for number in SIGNALS}
+        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup
+        self.before = {number: signal.signal(number, self._asked) for number in heard}
         return self
 
     def __exit__(
@@ -37,6 +46,12 @@ class Preemption:
     ) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
+
+    def leave_training(self) -> None:
+        """All is saved, and what comes next is long: a signal that came or comes ends the stage."""
+        self.training = False
+        if self.requested:
+            raise PreemptedError("stopped between two steps; the same command goes on from there")
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
         before, at = self.first
@@ -46,5 +61,6 @@ class Preemption:
             os._exit(EXIT_STOPPED)
         self.requested, self.first = True, (number, time.monotonic())
         if not self.training:
-            raise PreemptedError("stopped before the first step; run the same command again")
-        say(f"{signal.Signals(number).name}: {self.answer}; a second one stops at once")
+            raise PreemptedError("stopped before a step was begun; run the same command again")
+        with suppress(RuntimeError):  # the signal came amid another line, and Python lets nobody in between
+            say(f"{signal.Signals(number).name}: {self.answer}; a second one stops at once")

@@ -58,6 +58,8 @@ def is_url(path: str) -> bool:
 
 def shown(url: str) -> str:
     """The URL without user, password and query."""
+    if "://" not in url:
+        return url  # a path, which fsspec takes too
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 

@@ -1,6 +1,5 @@
 """What a training run says while it runs: log.jsonl, the tracker, the terminal."""
 
-import json
 import math
 import time
 from collections import deque
@@ -15,7 +14,7 @@ from finetune.artifacts.manifest import SCHEMA
 from finetune.console import LiveProgress, PlainProgress, live
 from finetune.errors import RefusedError
 from finetune.expected import Expected
-from finetune.log_rows import Row, told
+from finetune.log_rows import Row, line_of, told
 from finetune.peak_memory import peak_bytes, reset_peak
 from finetune.tracking import Tracker
 
@@ -36,7 +35,7 @@ class RunLog(TrainerCallback):  # type: ignore[misc]
     """Every logged step goes to log.jsonl, the tracker and the terminal; a loss that is no number stops the run.
 
     `stream`: log.jsonl, open to append. `expected`: what the run takes. `cuda`: whose memory counts. `history`: of a
-    resumed run what `rewind` gave, the same that `tracking.open_run` takes; None for a run that starts. The step it
+    resumed run what `restored` gave, the same that `tracking.open_run` takes; None for a run that starts. The step it
     goes on from is the trainer's own, when training begins. Use it as a context manager: it leaves the terminal as it
     was, whatever ends the run.
 
@@ -59,6 +58,7 @@ class RunLog(TrainerCallback):  # type: ignore[misc]
         self.window: deque[tuple[int, float]] = deque(maxlen=WINDOW)
         self.progress: PlainProgress | LiveProgress | None = None
         self.said, self.tokens_per_s = "", 0.0
+        self.lines = [line_of(row) for row in history or ()]
         if not any("total_steps" in row for row in history or ()):
             self.note(self._header())
 
@@ -71,7 +71,12 @@ class RunLog(TrainerCallback):  # type: ignore[misc]
 
     def note(self, row: Row) -> None:
         """Write a row to log.jsonl alone."""
-        self.stream.write(json.dumps(row) + "\n")
+        self.lines.append(line_of(row))
+        self.stream.write(self.lines[-1])
+
+    def text(self) -> str:
+        """What log.jsonl holds up to now, for a checkpoint."""
+        return "".join(self.lines)
 
     @contextmanager
     def pause(self) -> Iterator[None]:

@@ -93,6 +93,10 @@ ADVICE = {
     errno.EPERM: "check its permissions",
     errno.EROFS: "it is read-only",
     errno.ENOTDIR: "a file stands where a folder is needed",
+    errno.EEXIST: "a file stands where a folder is needed",
+    errno.EISDIR: "a folder stands where a file is needed",
+    errno.EFBIG: "raise the limit on a file's size (ulimit -f)",
+    errno.EIO: "check the disk",
 }
 
 

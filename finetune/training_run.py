@@ -1,14 +1,11 @@
 """A training run from its inputs to a saved adapter: begun, resumed, made smaller where memory runs out."""
 
-import gc
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from finetune import tracking
 from finetune.adapter_files import write_adapter
-from finetune.artifacts import Output, Spec, input_record
+from finetune.artifacts import Output, Spec, input_record, require_room
 from finetune.artifacts.folders import CHECKPOINTS
 from finetune.checkpoint import Checkpoint, Checkpoints
 from finetune.config import RunConfig
@@ -16,19 +13,19 @@ from finetune.config.plan import Device
 from finetune.config.schema import TrainConfig
 from finetune.console import say
 from finetune.dataset import TrainingRows, encode_rows, encode_validation
-from finetune.errors import MachineError
+from finetune.errors import ConfigError, MachineError
 from finetune.exact_trainer import ExactTrainer, Part, Safety
 from finetune.expected import expected_of
 from finetune.flops import needed_flops
 from finetune.guards import (
     SpikeWatch,
     is_out_of_memory,
+    release_memory,
     require_finite,
-    require_room,
     require_trained_tokens,
     smaller_micro_batch,
 )
-from finetune.log_rows import LOG, Row, rewind
+from finetune.log_rows import LOG, Row, restored
 from finetune.metrics import JobType
 from finetune.mirror import Mirror
 from finetune.model import Loaded, TrainedOn, load_base, quantised_modules
@@ -42,6 +39,7 @@ from finetune.trainer import make_trainer
 from finetune.training_data import TrainingData
 from finetune.training_state import checkpoint_bytes, load_weights
 from finetune.validating import HeldOut, Validating
+from finetune.validation import NO_ROWS
 
 
 @dataclass
@@ -68,9 +66,8 @@ def train_adapter(session: Session) -> None:
     history = _history(session, found)
     with tracking.open_run(session.run, JobType.train, session.spec, history if found else None) as tracker:
         while not _attempt(session, store, tracker, found):
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            session.preemption.leave_training()
+            release_memory()
             found = store.newest()
 
 
@@ -83,7 +80,7 @@ def _store(session: Session) -> Checkpoints:
 
 def _history(session: Session, found: Checkpoint | None) -> list[Row]:
     """The rows of the log up to the checkpoint; those beyond it are written again."""
-    return rewind(session.output.path(LOG), found.step if found else -1)
+    return restored(session.output.path(LOG), found.folder if found else None)
 
 
 def _attempt(session: Session, store: Checkpoints, tracker: Tracker, found: Checkpoint | None) -> bool:
@@ -103,12 +100,14 @@ def _attempt(session: Session, store: Checkpoints, tracker: Tracker, found: Chec
     cuda, history = run.hardware.device is Device.cuda, _history(session, found)
     with output.append(LOG) as stream, RunLog(stream, tracker, expected, cuda, history) as log:
         parts: dict[str, Part] = {"spikes": SpikeWatch(train.spike_deviations)}
+        safety = Safety(store, session.preemption, log, parts)
         if train.validate_every_steps is not None:
-            validating = Validating(loaded, _held_out(session, loaded, rows, train), train, log, store)
-            parts["best"] = validating.best
+            held_out = _held_out(session, loaded, rows, train)
+            validating = Validating(loaded, held_out, train, trainer, safety)
+            parts |= {"best": validating.best, "validation": validating}
             trainer.add_callback(validating)
-        trainer.secure(Safety(store, session.preemption, log, parts))
         trainer.add_callback(log)
+        trainer.secure(safety)
         if not _train(trainer, found, log):
             return False
     session.preemption.answer = "the run is at its end and writes the adapter"
@@ -122,13 +121,19 @@ def _require_room(session: Session, trainer: ExactTrainer) -> None:
     weights, states = checkpoint_bytes(trainer)
     best = weights if train.validate_every_steps else 0
     there = sum(path.stat().st_size for path in (folder / CHECKPOINTS).rglob("*") if path.is_file())
-    require_room(folder, (train.keep_checkpoints + 1) * (weights + states + best) + weights - there)
+    needed = (train.keep_checkpoints + 1) * (weights + states + best) + weights - there
+    require_room(folder, needed, "the run with its checkpoints", "lower train.keep_checkpoints")
 
 
 def _held_out(session: Session, loaded: Loaded, rows: TrainingRows, train: TrainConfig) -> HeldOut:
-    """The validation rows, in batches that take no more memory than the largest of training."""
+    """The validation rows, in batches that take no more memory than the largest of training.
+
+    Raises ConfigError where there is nothing to validate on.
+    """
     found = read_rows(session.data.path("val.jsonl"))[: train.validation_rows]
     encoded = encode_validation(found, loaded.renderer, train)
+    if not encoded.counts["trained_tokens"]:
+        raise ConfigError(NO_ROWS)  # now, and not at the first validation
     largest = measured_workload(rows, train)
     return HeldOut(found, encoded.rows, train.micro_batch, train.micro_batch * largest.row_tokens)
 
@@ -148,15 +153,15 @@ def _train(trainer: ExactTrainer, found: Checkpoint | None, log: RunLog) -> bool
     else:
         return True
     if trainer.in_optimizer or trainer.begun is None:
-        where = "the optimizer's step" if trainer.in_optimizer else "validating or saving between two steps"
+        where = "the optimizer's step" if trainer.in_optimizer else "saving between two steps"
         raise MachineError(
             f"out of memory in {where}, whatever the micro-batch; lower train.micro_batch or train.lora.rank, or use "
             "train.optimizer=paged_adamw_8bit; the same command goes on from the last checkpoint"
         )
     before, step = trainer.run_train.micro_batch, trainer.state.global_step
     smaller = smaller_micro_batch(trainer.run_train)
-    trainer.save_step_start(smaller)
     log.note({"step": step, "out_of_memory_at_micro_batch": before, "micro_batch": smaller})
+    trainer.save_step_start(smaller)
     say(
         f"  step {step + 1}: out of memory with {before} rows a micro-batch; again with {smaller}, the same rows"
     )

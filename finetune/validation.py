@@ -1,7 +1,7 @@
 """How good the adapter is between two steps, without a trace in the run: loss per trained token, exact match."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from peft.tuners.lora import LoraLayer
 
 from finetune.chat import IGNORE, Encoded, parse_answer, render_answer
 from finetune.errors import ConfigError
-from finetune.generate import Answer, greedy
+from finetune.generate import Answer, greedy, nothing
 from finetune.model import Loaded
 
 NO_ROWS = "val.jsonl holds no row to validate on; raise data.split.val_fraction, or set train.validate_every_steps=null"
@@ -27,7 +27,12 @@ class ValidationLoss:
 
 
 def validation_loss(
-    network: Any, rows: Sequence[Encoded], batch_rows: int, batch_tokens: int, mixed: bool = True
+    network: Any,
+    rows: Sequence[Encoded],
+    batch_rows: int,
+    batch_tokens: int,
+    mixed: bool = True,
+    between: Callable[[], None] = nothing,
 ) -> ValidationLoss:
     """The mean over the trained tokens of all rows, the same for every batch size.
 
@@ -35,12 +40,14 @@ def validation_loss(
     tiles, as in training. A batch has at most `batch_rows` rows and `batch_tokens` tokens with padding; given those of
     the run's largest micro-batch it needs less memory than a step. `mixed`: under bf16 autocast, as Trainer runs its
     steps. Call it between steps: inside of one, autocast would hand copies of the weights that have no gradient to the
-    step. Raises ConfigError where no row has a trained token.
+    step. `between` is called before each batch. Raises ConfigError where no row has a trained token, and what `between`
+    raises.
     """
     total, tokens = 0.0, 0
     autocast = torch.autocast(network.device.type, torch.bfloat16, enabled=mixed)
     with without_a_trace(network), torch.no_grad():
         for batch in batches([len(row.ids) for row in rows], batch_rows, batch_tokens):
+            between()
             ids, labels = _padded([rows[index] for index in batch], network.device)
             with autocast:
                 # rows are padded on the right, where causal attention does not see it: no mask is needed
@@ -65,12 +72,17 @@ def batches(lengths: Sequence[int], batch_rows: int, batch_tokens: int) -> list[
 
 
 def exact_match(
-    loaded: Loaded, rows: Sequence[Mapping[str, Any]], batch_rows: int, label: str = "exact match"
+    loaded: Loaded,
+    rows: Sequence[Mapping[str, Any]],
+    batch_rows: int,
+    label: str = "exact match",
+    between: Callable[[], None] = nothing,
 ) -> float:
     """Share of the prepared rows whose greedy answer is the target, as evaluation compares them.
 
     `loaded` holds a trainer's network. Answers get as many tokens as the longest target has, so one that does not end
-    there is wrong. Raises ConfigError where there are no rows.
+    there is wrong. `between` is called before each batch. Raises ConfigError where there are no rows, and what
+    `between` raises.
     """
     if not rows:
         raise ConfigError(NO_ROWS)
@@ -78,7 +90,7 @@ def exact_match(
     golds = [loaded.renderer.row(row["messages"], row["target"]) for row in rows]
     longest = max(sum(token != IGNORE for token in gold.labels) for gold in golds)
     with without_a_trace(loaded.model), _outside_of_autocast(loaded.model):
-        answers = greedy(loaded, prompts, batch_rows, longest, label)
+        answers = greedy(loaded, prompts, batch_rows, longest, label, between)
     return sum(map(_is_right, rows, answers)) / len(rows)
 
 

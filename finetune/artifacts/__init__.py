@@ -13,6 +13,7 @@ from finetune.artifacts.folders import (
 )
 from finetune.artifacts.lock import in_use, locked
 from finetune.artifacts.manifest import Artifact, Manifest, input_record
+from finetune.artifacts.room import require_room
 
 __all__ = [
     "Artifact",
@@ -28,5 +29,6 @@ __all__ = [
     "open_last",
     "open_run",
     "require_input",
+    "require_room",
     "writing",
 ]

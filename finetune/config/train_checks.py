@@ -6,10 +6,15 @@ from collections.abc import Iterator, Mapping
 
 from finetune.config.schema import LoraSettings, Schedule, TrainConfig
 
+HIGHEST_LR = 1.0
+"""Adam moves each weight by about lr a step, whatever the gradient (Kingma and Ba 2015, section 2.1)."""
+
 
 def train_problems(train: TrainConfig) -> Iterator[str]:
     """Every problem of the adapter's settings, the schedule and the validation: key, value, what is allowed."""
     yield from _lora(train.lora)
+    if HIGHEST_LR < train.lr < math.inf:
+        yield f"train.lr={train.lr} moves every weight by about as much a step; use one far below 1, such as 2e-4"
     yield from _schedule(train)
     yield from _validation(train)
 

@@ -170,3 +170,10 @@ def test_a_run_named_by_hand_leaves_current_where_it_was(paths: PathsConfig) -> 
     with artifacts.writing(paths, spec(1), move_current=False) as output:
         output.write_text("train.jsonl", "abc")
     assert artifacts.open_last(paths, "data", "letters").folder == first.folder
+
+
+def test_what_does_not_fit_on_the_disk_is_refused_before_the_first_byte(tmp_path: Path) -> None:
+    artifacts.require_room(tmp_path, 1, "a run")
+    words = r"a run needs 1125899.9 GB and \d+\.\d [GM]B are free; free some space, keep less, or set ARTIFACTS_ROOT"
+    with pytest.raises(MachineError, match=words):
+        artifacts.require_room(tmp_path, 2**50, "a run", "keep less")

@@ -90,9 +90,10 @@ def test_a_damaged_newest_gives_way_to_the_one_before(
     assert found.step == 2
     [line] = capsys.readouterr().out.splitlines()
     assert said in line
-    assert line.endswith("going on from the one before")
+    assert line.endswith("trying the one before")
     damage(found.folder)
     assert store(tmp_path).newest() is None
+    assert capsys.readouterr().out.endswith(f"{tmp_path} holds no whole checkpoint; the run starts again\n")
     save(store(tmp_path), 4)  # the run gets there again
     assert names(tmp_path) == ["step-00000002", "step-00000004"]
 

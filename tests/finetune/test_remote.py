@@ -8,7 +8,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from finetune.errors import ConfigError, DataError, MachineError
-from finetune.remote import is_url, local_folder
+from finetune.remote import is_url, local_folder, shown
 
 URL = "memory://bucket/contracts"
 
@@ -127,3 +127,8 @@ def test_which_paths_are_urls() -> None:
         False,
     ]
     assert os.sep == "/"
+
+
+def test_what_is_shown_of_a_url_holds_no_secret() -> None:
+    assert shown("sftp://me:secret@host/runs?token=secret") == "sftp://host/runs"
+    assert shown("/mnt/nas/runs") == "/mnt/nas/runs"

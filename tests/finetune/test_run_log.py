@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from transformers import TrainerControl, TrainerState
 
-from finetune.errors import DataError, RefusedError
+from finetune.errors import RefusedError
 from finetune.expected import Expected
-from finetune.log_rows import read_ends, rewind, told
+from finetune.log_rows import read_ends, restored, told
 from finetune.metrics import HISTORY
 from finetune.run_log import RunLog
 from finetune.tracking import Values
@@ -155,22 +155,25 @@ def test_the_last_line_says_where_the_run_ended(capsys: pytest.CaptureFixture[st
     assert " of 2.0 GiB planned" in line
 
 
-def test_rewinding_keeps_what_stands_before_the_checkpoint(tmp_path: Path) -> None:
-    log = tmp_path / "log.jsonl"
-    rows = [{"total_steps": 30}, *({"step": step} for step in (5, 10, 12, 15))]
-    log.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 2')  # killed while writing
-    assert rewind(log, 12) == rows[:4]
-    assert [json.loads(line) for line in log.read_text().splitlines()] == rows[:4]
-    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
-    assert rewind(log, 0) == rows[:1]
-    assert rewind(tmp_path / "none", 3) == []
-
-
-def test_a_log_damaged_in_the_middle_is_refused(tmp_path: Path) -> None:
-    log = tmp_path / "log.jsonl"
-    log.write_text('{"total_steps": 30}\nnonsense\n{"step": 5}\n')
-    with pytest.raises(DataError, match="log.jsonl:2 is damaged"):
-        rewind(log, 5)
+def test_a_log_goes_on_from_what_the_checkpoint_holds_of_it(tmp_path: Path) -> None:
+    log, checkpoint = tmp_path / "log.jsonl", tmp_path / "checkpoint"
+    first = Run()
+    first.step(5)
+    checkpoint.mkdir()
+    (checkpoint / "log.jsonl").write_text(first.log.text())
+    first.step(6)
+    log.write_text(first.stream.getvalue() + '{"step": 7')  # killed while writing
+    rows = restored(log, checkpoint)
+    assert [row.get("step") for row in rows] == [None, 5]
+    assert log.read_text() == (checkpoint / "log.jsonl").read_text()
+    again = Run(start=5, history=rows)
+    again.step(6)
+    assert again.log.text() == log.read_text() + again.stream.getvalue()
+    log.unlink()  # a new machine
+    assert restored(log, checkpoint) == rows
+    assert log.is_file()
+    assert restored(log, None) == []
+    assert log.read_text() == ""
 
 
 def test_the_ends_of_a_long_log_are_read_at_once_while_it_is_written(tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ def test_a_run_is_as_long_as_its_epochs_or_its_steps() -> None:
         ),
         (["schedule=warmup_stable_decay", "decay_fraction=0"], "train.decay_fraction=0.0 must be above 0"),
         (["schedule=warmup_stable_decay", "decay_fraction=.96"], "are longer than the run"),
+        (["lr=2e4"], "train.lr=20000.0 moves every weight by about as much a step; use one far below 1"),
         (["warmup_fraction=1"], "train.warmup_fraction=1.0 never reaches train.lr"),
         (["lora.dropout=1"], "train.lora.dropout=1.0 drops every input"),
         (["lora.layers=[]"], "train.lora.layers is empty"),
