@@ -5,7 +5,7 @@ from typing import Any
 
 from eval.arms import ADAPTER, BASE, MAJORITY
 from eval.stats import BETTER, INCONCLUSIVE
-from finetune.config.schema import EvalConfig
+from finetune.config.eval import EvalConfig
 from finetune.errors import RefusedError
 
 Report = Mapping[str, Any]

@@ -15,7 +15,8 @@ from eval.predictions import Prediction, group_numbers, pair
 from eval.report.summary import ArmPredictions
 from finetune import pages
 from finetune.artifacts import provenance
-from finetune.config.schema import EvalConfig, RunConfig
+from finetune.config.eval import EvalConfig
+from finetune.config.schema import RunConfig
 from finetune.pages import Scale, scale_over
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")

@@ -9,7 +9,7 @@ from eval import gate, stats
 from eval.arms import ADAPTER
 from eval.predictions import Prediction, pair
 from eval.tasks import Task
-from finetune.config.schema import EvalConfig
+from finetune.config.eval import EvalConfig
 
 ArmPredictions = Mapping[str, Sequence[Prediction]]
 """Predictions of all tasks by arm."""

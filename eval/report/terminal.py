@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from eval import gate
-from finetune.config.schema import EvalConfig
+from finetune.config.eval import EvalConfig
 
 
 def lines(report: Mapping[str, Any], config: EvalConfig) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from eval.predictions import Pairs, Prediction
 from eval.stats import GroupStatistic
 from eval.tasks.classification import Classification
-from finetune.config.schema import EvalConfig, Metric, TaskKind
+from finetune.config.eval import EvalConfig, Metric, TaskKind
 from finetune.generate import Answer
 
 

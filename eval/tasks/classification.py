@@ -9,7 +9,7 @@ from eval.metrics import classification as metrics
 from eval.predictions import Pairs, Prediction
 from eval.stats import GroupStatistic
 from finetune.chat import parse_answer, render_answer
-from finetune.config.schema import Metric
+from finetune.config.eval import Metric
 from finetune.generate import Answer
 
 DIFFERENCES = {

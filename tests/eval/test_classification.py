@@ -15,7 +15,7 @@ from eval.metrics.classification import (
 )
 from eval.predictions import pair
 from eval.tasks.classification import Classification
-from finetune.config.schema import Metric
+from finetune.config.eval import Metric
 from finetune.generate import Answer
 
 

@@ -9,7 +9,7 @@ from eval import gate
 from eval.predictions import Prediction
 from eval.report import page, summary, terminal
 from eval.tasks import make_tasks
-from finetune.config.schema import EvalConfig, Metric, TaskConfig, TaskKind
+from finetune.config.eval import EvalConfig, Metric, TaskConfig, TaskKind
 from finetune.errors import RefusedError
 from finetune.metrics import JobType, unknown
 
