@@ -119,8 +119,7 @@ def average_precision(gold: Array, hits: Array, misses: Array) -> Array:
 def precision_at_recall(gold: Array, hits: Array, misses: Array) -> Array:
     """The best precision at any threshold that finds 80 % of the passages; 0 where none does."""
     found, given = hits.cumsum(axis=1), (hits + misses).cumsum(axis=1)
-    # a product, not a quotient: 4 of 5 is 80 %
-    enough = (found >= RECALL * gold[:, None] - 1e-9) & (gold[:, None] > 0)
+    enough = (found >= RECALL * gold[:, None]) & (gold[:, None] > 0)
     best: Array = np.where(enough, divided(found, given), 0.0).max(axis=1, initial=0.0)
     return best
 
@@ -131,7 +130,7 @@ def _ranked(
     def statistic(rows: Sequence[Prediction], scope: Scope) -> ArmStatistic | None:
         scored = [confidences(row) for row in rows]
         beside = [confidences(row) for row in scope.beside]
-        if None in scored or None in beside:
+        if None in scored:
             return None
         sure = {score for scores in (*scored, *beside) for score in (scores or {}).values()}
         levels = np.array(sorted(sure, reverse=True))

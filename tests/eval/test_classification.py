@@ -83,11 +83,12 @@ def test_group_counts_give_what_resampled_rows_give(make: Any) -> None:
     """Every draw of the fast bootstrap equals scikit-learn on the drawn rows themselves."""
     rng = np.random.default_rng(5)
     labels, rows, groups = list("abcdef"), 60, [f"g{index % 17}" for index in range(60)]
-    gold = [labels[index] for index in rng.integers(0, 5, rows)]
+    gold = ["f", *(labels[index] for index in rng.integers(0, 5, rows - 1))]
     a, b = (
         make(gold, [labels[index] for index in rng.integers(0, 6, rows)], groups, arm)
         for arm in ("base", "adapter")
     )
+    assert gold.count("f") == 1  # absent from many draws
     pairs = pair(a, b)
     fast = stats.bootstrap(task().differences(pairs)["macro_f1"], 50, seed=3)
     slow = []

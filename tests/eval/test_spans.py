@@ -49,15 +49,15 @@ def test_windows_of_a_document_are_one_question() -> None:
         row("e", 0, LAW, []),
     ]
     answers = [
-        Answer('["laws of Utah"]', 0.4, ()),
+        Answer('["laws of Utah"]', 0.7, ()),
         Answer("[]", 0.9, ()),
-        Answer('["laws of Utah","x"]', 0.7, ()),
+        Answer('["laws of Utah","x"]', 0.4, ()),
         Answer("none", 0.8, ()),
     ]
     law, term, other = task().predict(rows, answers, "adapter")
     assert (law["id"], law["question"], law["gold"]) == (f"d-0-{LAW}", LAW, ["laws of Utah", "laws of Ohio"])
     assert law["prediction"] == ["laws of Utah", "x"]
-    assert (law["label_scores"], law["confidence"]) == ({"laws of Utah": 0.7, "x": 0.7}, None)
+    assert (law["label_scores"], law["confidence"]) == ({"laws of Utah": 0.7, "x": 0.4}, None)
     assert (term["prediction"], term["score"]) == ([], 1.0)
     assert (other["prediction"], other["score"]) == (
         None,
@@ -71,6 +71,14 @@ def test_each_passage_and_each_quote_counts_once() -> None:
     assert found["micro_f1"] == pytest.approx(2 * 1 / (2 + 1))
     assert found["aupr"] == 0.5
     assert found["cuad_aupr"] == 1.0
+    found = task().measure([question(["a b c d"], {"a b c": 0.9, "b c d": 0.8})], set())
+    assert found["micro_f1"] == pytest.approx(2 * 1 / (1 + 2))
+    # the first quote is like both passages, but taken by one of them; the other passage is left to the second
+    found = task().measure([question(["a b c d e", "a b c d f"], {"a b c d e": 0.9, "f b c x": 0.8})], set())
+    assert found["micro_f1"] == 1.0
+    assert (
+        task().measure([question(["a b c d"], {"x": 0.95, "a b c": 0.9, "b c d": 0.8})], set())["aupr"] == 0.5
+    )
 
 
 def test_strict_numbers_by_hand() -> None:
@@ -95,7 +103,7 @@ def test_strict_numbers_by_hand() -> None:
 
 
 def test_precision_at_80_percent_of_five_passages() -> None:
-    """Four of five, in floating point 0.8 to the last bit or not."""
+    """Four of five are enough; the made-up quote is the surest, so no threshold is without it."""
     rows = [question([f"p{n}"], {f"p{n}": 0.9} if n < 4 else {"z": 0.95}, n) for n in range(5)]
     assert task().measure(rows, set())["precision_at_80_recall"] == 4 / 5
 

@@ -122,13 +122,16 @@ def test_null_metrics_are_shown_as_missing(config: dict[TaskKind, TaskConfig]) -
     assert not [name for name in summary.numbers(report) if "svm/aupr" in name]
 
 
-def test_a_primary_metric_without_a_value_is_refused(config: dict[TaskKind, TaskConfig]) -> None:
+@pytest.mark.parametrize("others", ['["a","b"]', '["a"]'])
+def test_a_primary_metric_without_a_value_is_refused(others: str, private: Path) -> None:
+    """Two labels without a ranking; a single one needs none."""
     settings = EvalConfig(
         tasks={"task": TaskConfig(TaskKind.multi_label, Metric.precision_at_8)}, primary="task", resamples=200
     )
     (made,) = make_tasks(settings)
     held_out = rows(TaskKind.multi_label)
-    answers = {arm: [Answer('["a","b"]', 0.5, ())] * 20 for arm in ("base", "adapter", "majority", "svm")}
+    answers = {arm: [Answer(others, 0.5, ())] * 20 for arm in ("base", "majority", "svm")}
+    answers["adapter"] = [Answer('["a","b"]', 0.5, ())] * 20
     with pytest.raises(ConfigError, match="eval.tasks.task.metric=precision_at_8 has no value"):
         summary.summarise([made], predict_all([made], held_out, answers), set(), settings)
 

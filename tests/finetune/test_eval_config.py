@@ -43,7 +43,7 @@ def test_everything_wrong_is_said_at_once(private: Path) -> None:
         private,
         "  a: {kind: classification, metric: aupr, schema: x.json}\n"
         "  b: {kind: extraction, schema: gone.json, out_of_scope: oos}\n"
-        "  c: {kind: coding, where: {langauge: de}}\n"
+        "  c: {kind: coding, where: {lang: de}}\n"
         "  d: {kind: classification, metric: oos_recall}\n"
         "  e/f: {kind: qa}\n",
     )
@@ -57,7 +57,7 @@ def test_everything_wrong_is_said_at_once(private: Path) -> None:
         "eval.tasks.b.out_of_scope is set, but eval.tasks.b.kind=extraction does not use it; remove it",
         f"eval.tasks.b.schema=gone.json does not exist; put it into {Path('conf/eval').absolute()}",
         "eval.tasks.c.package is not set; eval.tasks.c.kind=coding needs it",
-        "eval.tasks.c.where.langauge is no field to choose rows by; did you mean language?",
+        "eval.tasks.c.where.lang is no field to choose rows by; did you mean language?",
         "eval.tasks.d.metric=oos_recall needs eval.tasks.d.out_of_scope",
         "eval.tasks.e/f becomes part of names",
     ):
@@ -82,9 +82,9 @@ def test_an_unknown_field_or_metric_names_the_known_ones(private: Path) -> None:
 
 def test_unknown_fields_behind_plus_are_found_in_every_task(private: Path) -> None:
     write(private, "  terms: {kind: qa}\n  b: {kind: qa}\n")
-    assert problems("+eval.tasks.terms.metrik=f1", "+eval.tasks.b.wher=x") == [
+    assert problems("+eval.tasks.terms.metrik=f1", "+eval.tasks.b.wheer=x") == [
         "eval.tasks.terms.metrik is not a known key; did you mean eval.tasks.terms.metric?",
-        "eval.tasks.b.wher is not a known key; did you mean eval.tasks.b.where?",
+        "eval.tasks.b.wheer is not a known key; did you mean eval.tasks.b.where?",
     ]
 
 
