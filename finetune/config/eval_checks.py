@@ -104,9 +104,24 @@ def _invalid(key: str, name: str, schema: Any) -> Iterator[str]:
     except SchemaError as error:
         yield f"{key}={name} is no JSON Schema: {error.json_path}: {error.message.splitlines()[0]}"
         return
-    for target in _references(schema):
+    for target in dict.fromkeys(_references(schema)):
         if not target.startswith("#"):
             yield f"{key}={name} refers to {target}, outside the file, and nothing is fetched; copy it into $defs"
+        elif not _is_there(schema, target):
+            yield f"{key}={name} refers to {target}, which the file does not have; add it, or correct the reference"
+
+
+def _is_there(schema: Any, target: str) -> bool:
+    from referencing import Registry, Resource
+    from referencing.exceptions import Unresolvable
+    from referencing.jsonschema import DRAFT202012
+
+    root: Resource[Any] = Resource.from_contents(schema, default_specification=DRAFT202012)
+    try:
+        Registry().with_resource("", root).resolver().lookup(target)
+    except Unresolvable:
+        return False
+    return True
 
 
 def _references(node: Any) -> Iterator[str]:

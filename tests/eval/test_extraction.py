@@ -69,6 +69,16 @@ def test_a_value_counts_as_often_as_it_stands_there(task: Callable[..., Task]) -
     assert found["vocabulary_rate"] is None  # the schema lists no values
 
 
+def test_a_schema_may_refer_to_its_own_definitions(task: Callable[..., Task]) -> None:
+    schema: dict[str, Any] = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$defs": {"law": {"enum": ["Utah"]}},
+    }
+    schema["properties"] = {"law": {"$ref": "#/$defs/law"}}
+    found = measured(task(schema), '{"law":"Ohio"}', '{"law":"Utah"}')
+    assert (found["schema_rate"], found["vocabulary_rate"]) == (0.5, 0.5)
+
+
 @pytest.mark.parametrize("text", ["NaN", "[Infinity]", "[" * 100_000, "", '{"a":1} and more', "9" * 5000])
 def test_what_is_no_json_does_not_parse(task: Callable[..., Task], text: str) -> None:
     assert measured(task(), text)["parse_rate"] == 0.0

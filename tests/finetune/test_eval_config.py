@@ -98,6 +98,11 @@ def test_unknown_fields_behind_plus_are_found_in_every_task(private: Path) -> No
             '{"properties": {"a": {"$ref": "https://example.org/x.json"}}}',
             "refers to https://example.org/x.json, outside the file, and nothing is fetched; copy it into $defs",
         ),
+        (
+            "terms.schema.json",
+            '{"$defs": {"b": {}}, "properties": {"a": {"$ref": "#/$defs/gone"}, "b": {"$ref": "#/$defs/b"}}}',
+            "refers to #/$defs/gone, which the file does not have; add it, or correct the reference",
+        ),
         ("../terms.schema.json", "{}", "must be a file's name, without folders"),
     ],
 )
