@@ -65,12 +65,12 @@ def macro_f1(read: Read, averages: str = MACRO) -> Measure:
     On a draw of groups it averages over the labels that occur as gold in that draw, as on the test set itself;
     counting absent labels as zero would pull every difference towards zero.
     """
-    return Measure(averages, _over_labels(read, _macro_f1))
+    return Measure(averages, _over_labels(read, macro_f1_of_counts))
 
 
 def balanced_accuracy(read: Read) -> Measure:
     """The mean recall of labels."""
-    return Measure(BALANCED, _over_labels(read, _balanced))
+    return Measure(BALANCED, _over_labels(read, balanced_of_counts))
 
 
 def in_vocabulary(read: Read) -> Measure:
@@ -130,7 +130,7 @@ def _over_labels(read: Read, formula: Formula) -> Callable[[Sequence[Prediction]
         labels = {label: index for index, label in enumerate(dict.fromkeys(_each(row.gold for row in found)))}
         parts = [
             _matrix([getattr(row, part) for row in found], labels, scope.groups)
-            for part in ("gold", "said", "hits")
+            for part in ("gold", "hits", "said")
         ]
         from scipy import sparse
 
@@ -159,13 +159,15 @@ def _matrix(rows: Sequence[Sequence[str]], labels: Mapping[str, int], groups: In
     return sparse.csr_array((values, (places[:, 0], places[:, 1])), shape=shape)
 
 
-def _macro_f1(sums: Array) -> Array:
-    gold, said, hits = np.split(sums, 3, axis=1)
+def macro_f1_of_counts(sums: Array) -> Array:
+    """[draws, 3 * labels] counts of gold, right and given labels to [draws] macro-F1 over the gold ones."""
+    gold, hits, said = np.split(sums, 3, axis=1)
     return _mean_present(2 * hits / np.maximum(said + gold, 1), gold)
 
 
-def _balanced(sums: Array) -> Array:
-    gold, _, hits = np.split(sums, 3, axis=1)
+def balanced_of_counts(sums: Array) -> Array:
+    """[draws, 3 * labels] counts of gold, right and given labels to [draws] mean recall of the gold ones."""
+    gold, hits, _ = np.split(sums, 3, axis=1)
     return _mean_present(hits / np.maximum(gold, 1), gold)
 
 
