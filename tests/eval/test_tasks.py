@@ -10,6 +10,7 @@ import pytest
 from eval.predictions import Prediction, pair
 from eval.report import page, summary, terminal
 from eval.tasks import Task, make_task, make_tasks, predict_all
+from finetune.chat import render_answer
 from finetune.config.eval import EvalConfig, Metric, TaskConfig, TaskKind
 from finetune.config.eval_checks import TASK_METRICS
 from finetune.errors import ConfigError, DataError
@@ -54,20 +55,21 @@ def test_every_metric_of_the_schema_is_there_and_explained(
         assert f"`{name}`" in guide
 
 
+GOLD: dict[TaskKind, tuple[Any, Any]] = {
+    TaskKind.multi_label: (["a"], ["b"]),
+    TaskKind.spans: (["a b"], ["c d"]),
+    TaskKind.coding: ("I10", "E11.9"),
+}
+
+
 def rows(kind: TaskKind) -> list[dict[str, Any]]:
-    targets: dict[TaskKind, Any] = {
-        TaskKind.multi_label: ["a"],
-        TaskKind.spans: ["a b"],
-        TaskKind.coding: "I10",
-    }
-    target = targets.get(kind, "7")
     return [
         {
             "id": f"r{index}",
             "group": f"g{index}",
             "document": f"d{index}",
             "question": "Law",
-            "target": target,
+            "target": GOLD.get(kind, ("7", "8"))[index % 3 == 0],
             "language": "de" if index % 2 else "en",
         }
         for index in range(20)
@@ -77,13 +79,12 @@ def rows(kind: TaskKind) -> list[dict[str, Any]]:
 def arms(made: Task, kind: TaskKind) -> dict[str, list[Prediction]]:
     """An adapter that is always right, a base that is right on every other row, floors without confidence."""
     held_out = rows(kind)
-    target = held_out[0]["target"]
-    right = target if isinstance(target, str) else json.dumps(target)
+    right = [render_answer(row["target"]) for row in held_out]
     answers = {
-        "base": [Answer(right if index % 2 else "?", 0.6, ()) for index in range(20)],
-        "adapter": [Answer(right, 0.9, ()) for _ in range(20)],
-        "majority": [Answer("[]", None, ()) for _ in range(20)],
-        "svm": [Answer(right, None, ()) for _ in range(20)],
+        "base": [Answer(text if index % 2 else "?", 0.6, ()) for index, text in enumerate(right)],
+        "adapter": [Answer(text, 0.9, ()) for text in right],
+        "majority": [Answer("[]", None, ()) for _ in right],
+        "svm": [Answer(text, None, ()) for text in right],
     }
     return predict_all([made], held_out, answers)
 
