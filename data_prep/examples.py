@@ -133,4 +133,5 @@ class RowMaker:
             window=item.window,
             time=item.time,
             language=item.language,
+            question=ask.question or None,
         )

@@ -101,6 +101,8 @@ class Row:
     window: int | None = None
     time: str | None = None
     language: str | None = None
+    question: str | None = None
+    """What is asked about the text, where the prompt does not say it all: a question, or the label to quote."""
 
     def as_json(self) -> dict[str, Any]:
         """The row as the object that is written, without what it does not have."""

@@ -6,8 +6,8 @@ from typing import Any
 
 from eval.inputs import Inputs
 from finetune.chat import IGNORE, render_answer
+from finetune.config.eval import EvalConfig
 from finetune.config.plan import HardwareConfig
-from finetune.config.schema import EvalConfig
 from finetune.console import say
 from finetune.errors import RefusedError
 from finetune.generate import Answer, greedy

@@ -7,7 +7,7 @@ from typing import Any
 from eval import arms, gate
 from eval.inputs import Inputs, open_inputs
 from eval.report import page, summary, terminal
-from eval.tasks import make_tasks, predict_all
+from eval.tasks import Task, make_tasks, predict_all, records
 from finetune import artifacts, tracking
 from finetune.artifacts import Artifact, Output, Spec
 from finetune.config import RunConfig
@@ -18,12 +18,12 @@ from finetune.stage import stage
 
 def run(run: RunConfig) -> Artifact:
     """The report on this adapter; RefusedError, once it is written, where the gate says no."""
-    inputs = open_inputs(run)
-    spec = Spec("report", 1, run.name, {"eval": run.eval}, inputs.records())
+    inputs, tasks = open_inputs(run), make_tasks(run.eval)
+    spec = Spec("report", 2, run.name, {"eval": run.eval}, inputs.records() | records(tasks, run.paths))
     with artifacts.writing(run.paths, spec, move_current=run.run is None) as output:
         if output.finished is None:
             with tracking.open_run(run, JobType.eval, spec) as tracker:
-                tracker.log(summary.numbers(_evaluate(run, inputs, output)))
+                tracker.log(summary.numbers(_evaluate(run, tasks, inputs, output)))
         else:
             say("already evaluated with these settings; nothing to do")
     artifact = output.made()
@@ -35,9 +35,9 @@ def run(run: RunConfig) -> Artifact:
     return artifact
 
 
-def _evaluate(run: RunConfig, inputs: Inputs, output: Output) -> dict[str, Any]:
+def _evaluate(run: RunConfig, tasks: list[Task], inputs: Inputs, output: Output) -> dict[str, Any]:
     train, test = inputs.rows("train"), inputs.rows("test")
-    tasks, vocabulary = make_tasks(run.eval), inputs.vocabulary(train)
+    vocabulary = inputs.vocabulary(train)
     groups = {row["group"] for row in test}
     say(f"{len(test)} test rows in {len(groups)} groups; the floors learn from {len(train)} rows")
     floors = {arms.MAJORITY: arms.majority(train, test), arms.SVM: arms.svm(train, test, run.eval.seed)}

@@ -5,17 +5,28 @@ from typing import Any
 
 from eval.arms import ADAPTER, BASE, MAJORITY
 from eval.stats import BETTER, INCONCLUSIVE
-from finetune.config.schema import EvalConfig
-from finetune.errors import RefusedError
+from finetune.config.eval import EvalConfig
+from finetune.errors import ConfigError, RefusedError
 
 Report = Mapping[str, Any]
 """report.json as the design's contract has it."""
 
 
-def reference(arms: Mapping[str, Mapping[str, Mapping[str, float]]], config: EvalConfig) -> str:
-    """The arm that the adapter must beat: the better of base and majority on the primary metric."""
+def reference(arms: Mapping[str, Mapping[str, Mapping[str, float | None]]], config: EvalConfig) -> str:
+    """The arm that the adapter must beat: the better of base and majority on the primary metric.
+
+    Raises ConfigError where the adapter, or both of them, lack what the metric needs.
+    """
     metric = config.tasks[config.primary].metric.name
-    return max((BASE, MAJORITY), key=lambda arm: arms[arm][config.primary][metric])
+    found = {arm: arms[arm][config.primary][metric] for arm in (ADAPTER, BASE, MAJORITY)}
+    known = {arm: value for arm, value in found.items() if value is not None}
+    rivals = [arm for arm in (BASE, MAJORITY) if arm in known]
+    if ADAPTER not in known or not rivals:
+        raise ConfigError(
+            f"eval.tasks.{config.primary}.metric={metric} has no value: the answers carry no confidence or "
+            "ranking, or no row is counted; choose another metric"
+        )
+    return max(rivals, key=lambda arm: known[arm])
 
 
 def deciding(report: Report, config: EvalConfig) -> Mapping[str, Any]:

@@ -45,9 +45,11 @@ class Inputs:
         return rows
 
     def vocabulary(self, train: Sequence[Mapping[str, Any]]) -> frozenset[str]:
-        """The known labels: the targets of the training rows and the configured set."""
+        """The known labels: the targets of the training rows, what lists among them hold, and data.labels."""
         labels = self.data.manifest.config["data"].get("labels") or []
-        return frozenset(render_answer(row["target"]) for row in train) | frozenset(labels)
+        targets = [row["target"] for row in train]
+        listed = (str(label) for target in targets if isinstance(target, list) for label in target)
+        return frozenset([*map(render_answer, targets), *listed, *labels])
 
 
 def open_inputs(run: RunConfig) -> Inputs:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ Indices = NDArray[np.int64]
 
 
 class Prediction(TypedDict):
-    """One line of predictions_<arm>.jsonl; `score` is the row's share of its task's metric."""
+    """One line of predictions_<arm>.jsonl; `score` is 1 where the answer is right as a whole, else 0."""
 
     id: str
     group: str
@@ -29,6 +29,9 @@ class Prediction(TypedDict):
     score: float
     confidence: float | None
     label_scores: dict[str, float] | None
+    """Of labels that were scored; of kind=spans each quote's confidence."""
+    question: NotRequired[str]
+    """The label or question that the row asks about, where it asks one."""
 
 
 @dataclass(frozen=True)

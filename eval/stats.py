@@ -11,7 +11,7 @@ import numpy as np
 from scipy import special
 
 from eval.predictions import Array, Indices
-from finetune.config.schema import EvalConfig
+from finetune.config.eval import EvalConfig
 from finetune.errors import DataError
 
 BETTER, WORSE, INCONCLUSIVE = "better", "worse", "inconclusive"

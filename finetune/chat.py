@@ -165,7 +165,7 @@ def parse_answer(text: str, like: Target) -> Target | None:
         return text.strip()
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # a thousand brackets are no answer
         return None
     return value if isinstance(value, list) else None
 

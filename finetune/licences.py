@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from finetune.config import RunConfig
-from finetune.config.load import conf_folders
+from finetune.config.folders import conf_folders
 from finetune.config.messages import closest
 from finetune.config.schema import UseConfig
 from finetune.errors import ConfigError, HallmarkError, RefusedError

@@ -1,12 +1,13 @@
-"""Exact match, macro-F1 and in-vocabulary rate of single-label answers."""
+"""Metrics of single labels."""
 
-from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from eval import stats
-from eval.predictions import Array, Pairs, Prediction
+from eval.metrics import label_counts
+from eval.metrics.label_counts import Labelled
+from eval.metrics.measure import ArmStatistic, Measure, Scope, ratio
+from eval.predictions import Prediction
 from finetune.chat import Target, render_answer
 
 NO_LABEL = "\x00none"
@@ -18,70 +19,41 @@ def label(value: Target | None) -> str:
     return NO_LABEL if value is None else render_answer(value)
 
 
-def exact_match(predictions: Sequence[Prediction]) -> float:
-    """Share of rows whose answer equals the gold answer."""
-    return float(np.mean([label(item["prediction"]) == label(item["gold"]) for item in predictions]))
+def single(row: Prediction) -> Labelled:
+    """The gold label of a row and the one that was given, if any."""
+    said = [] if row["prediction"] is None else [label(row["prediction"])]
+    return label_counts.sets([label(row["gold"])], said)
 
 
-def macro_f1(predictions: Sequence[Prediction]) -> float:
-    """Mean F1 over the labels that occur as gold in the test set, each label counting the same.
-
-    An answer outside them is a miss for its gold label and lowers no other label's precision.
-    """
-    from sklearn.metrics import f1_score
-
-    gold = [label(item["gold"]) for item in predictions]
-    found = [label(item["prediction"]) for item in predictions]
-    return float(f1_score(gold, found, labels=sorted(set(gold)), average="macro", zero_division=0))
-
-
-def in_vocabulary(predictions: Sequence[Prediction], vocabulary: AbstractSet[str]) -> float:
-    """Share of answers that are one of the known labels, right or wrong."""
-    return float(np.mean([label(item["prediction"]) in vocabulary for item in predictions]))
-
-
-def exact_match_difference(pairs: Pairs) -> stats.GroupStatistic:
-    """Exact match of `b` minus that of `a`."""
-    return stats.mean(_right(pairs.b) - _right(pairs.a), pairs.groups)
-
-
-def macro_f1_difference(pairs: Pairs) -> stats.GroupStatistic:
-    """Macro-F1 of `b` minus that of `a`, from every group's confusion counts.
-
-    On a draw of groups it averages over the labels that occur as gold in that draw, as macro_f1 does on the
-    test set; counting absent labels as zero would pull every difference towards zero.
-    """
-    labels = {
-        name: index for index, name in enumerate(dict.fromkeys(label(item["gold"]) for item in pairs.a))
+def measures(out_of_scope: str | None) -> Mapping[str, Measure]:
+    """Every metric by its name; with a label for rows outside the others, how they are told apart."""
+    scopes = {} if out_of_scope is None else _scopes(out_of_scope)
+    return {
+        "exact_match": label_counts.exact_match(single),
+        "macro_f1": label_counts.macro_f1(single),
+        "micro_f1": label_counts.micro_f1(single),
+        "balanced_accuracy": label_counts.balanced_accuracy(single),
+        **scopes,
+        "in_vocabulary": label_counts.in_vocabulary(single),
     }
-    gold = _counts(pairs, [label(item["gold"]) for item in pairs.a], labels)
-    arms = [_arm_counts(pairs, arm, labels) for arm in (pairs.a, pairs.b)]
-
-    def value(weights: Array) -> Array:
-        support = weights @ gold
-        f1_a, f1_b = (2 * (weights @ hits) / np.maximum(weights @ said + support, 1) for hits, said in arms)
-        present = support > 0
-        difference: Array = np.where(present, f1_b - f1_a, 0.0).sum(axis=1) / present.sum(axis=1)
-        return difference
-
-    return stats.GroupStatistic(np.bincount(pairs.groups).astype(float), value, None)
 
 
-def _right(predictions: Sequence[Prediction]) -> Array:
-    return np.array([float(label(item["prediction"]) == label(item["gold"])) for item in predictions])
+def _scopes(out_of_scope: str) -> dict[str, Measure]:
+    return {
+        "in_scope_accuracy": Measure(
+            "over the rows whose gold label is not the out-of-scope one",
+            lambda rows, scope: _accuracy(rows, scope, [label(row["gold"]) != out_of_scope for row in rows]),
+        ),
+        "oos_recall": Measure(
+            "over the rows whose gold label is the out-of-scope one: those that are given it",
+            lambda rows, scope: _accuracy(rows, scope, [label(row["gold"]) == out_of_scope for row in rows]),
+        ),
+    }
 
 
-def _arm_counts(pairs: Pairs, arm: Sequence[Prediction], labels: dict[str, int]) -> tuple[Array, Array]:
-    """Per group and label: right answers, and answers."""
-    said = [label(item["prediction"]) for item in arm]
-    hits = [name if name == label(item["gold"]) else NO_LABEL for name, item in zip(said, arm, strict=True)]
-    return _counts(pairs, hits, labels), _counts(pairs, said, labels)
-
-
-def _counts(pairs: Pairs, names: Sequence[str], labels: dict[str, int]) -> Array:
-    """[groups, labels] counts; names outside the labels are left out."""
-    counts = np.zeros((int(pairs.groups.max()) + 1, len(labels)))
-    for group, name in zip(pairs.groups, names, strict=True):
-        if name in labels:
-            counts[group, labels[name]] += 1
-    return counts
+def _accuracy(rows: Sequence[Prediction], scope: Scope, chosen: Sequence[bool]) -> ArmStatistic | None:
+    """Share of right answers among the chosen rows; None where there are none."""
+    if not any(chosen):
+        return None
+    counted = np.array(chosen, dtype=float)
+    return ratio(label_counts.rights(rows, single) * counted, counted, scope.groups)

@@ -12,14 +12,20 @@ from eval.arms import ADAPTER, BASE, MAJORITY, SVM
 from eval.inputs import Inputs
 from eval.metrics.classification import label
 from eval.predictions import Prediction, group_numbers, pair
-from eval.report.summary import ArmPredictions
+from eval.report.summary import ArmPredictions, of_task
+from eval.tasks import Task, make_tasks
 from finetune import pages
 from finetune.artifacts import provenance
-from finetune.config.schema import EvalConfig, RunConfig
+from finetune.config.eval import EvalConfig, TaskKind
+from finetune.config.schema import RunConfig
 from finetune.pages import Scale, scale_over
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 MAX_LABELS = 20
+WORDS = {"f1": "F1", "cuad": "CUAD", "aupr": "AUPR", "oos": "out-of-scope"}
+"""Words of metric names that are not written as they are said."""
+LABEL_SETS = (TaskKind.classification, TaskKind.multi_label, TaskKind.coding)
+"""Kinds whose gold answers are labels, which a page may show; the others hold passages and free text."""
 NAMES = {
     BASE: ("Base", "the same 4-bit weights, adapter switched off"),
     ADAPTER: ("Adapter", "the trained adapter on those weights"),
@@ -50,8 +56,10 @@ def render(
         deciding=deciding,
         passed=gate.passes(report["verdict"], config),
         floor=_floor(report, config),
-        tasks=[_task(report, predictions, task, config) for task in config.tasks],
+        tasks=[_task(report, predictions, task, config) for task in make_tasks(config)],
         show_labels=show_labels,
+        title_of=title_of,
+        heading_of=lambda name: title_of(name)[:1].upper() + title_of(name)[1:],
         facts=facts,
         min_groups=stats.MIN_GROUPS,
     )
@@ -80,17 +88,24 @@ def run_facts(inputs: Inputs, run: RunConfig) -> list[tuple[str, str]]:
     return [*found, *settings, ("versions", versions)]
 
 
+def title_of(metric: str) -> str:
+    """A metric's name in words."""
+    return " ".join(WORDS.get(word, word) for word in metric.split("_")).replace(" F1", "-F1")
+
+
 def _task(
-    report: Mapping[str, Any], predictions: ArmPredictions, task: str, config: EvalConfig
+    report: Mapping[str, Any], predictions: ArmPredictions, task: Task, config: EvalConfig
 ) -> dict[str, Any]:
     """Everything the page shows of one task."""
-    found = {arm: [item for item in rows if item["task"] == task] for arm, rows in predictions.items()}
-    comparisons = [item for item in report["comparisons"] if item["task"] == task]
-    labels = _labels(found[BASE], found[ADAPTER])
+    found = {arm: of_task(task, rows) for arm, rows in predictions.items()}
+    comparisons = [item for item in report["comparisons"] if item["task"] == task.name]
+    labels = _labels(found[BASE], found[ADAPTER]) if config.tasks[task.name].kind in LABEL_SETS else []
     return {
-        "name": task,
-        "metric": config.tasks[task].metric.name,
-        "arms": [_arm(arm, rows, report["arms"][arm][task], config) for arm, rows in found.items()],
+        "name": task.name,
+        "metric": task.metric.name,
+        "averages": {name: item.averages for name, item in task.measures.items()},
+        "compared": list(dict.fromkeys(item["metric"] for item in comparisons)),
+        "arms": [_arm(arm, rows, report["arms"][arm][task.name], config) for arm, rows in found.items()],
         "unit": Scale(0.0, 1.0),
         "comparisons": comparisons,
         "scale": scale_over([item[key] for item in comparisons for key in ("ci_low", "ci_high")]),
@@ -102,7 +117,7 @@ def _task(
 
 
 def _arm(
-    arm: str, rows: Sequence[Prediction], metrics: Mapping[str, float], config: EvalConfig
+    arm: str, rows: Sequence[Prediction], metrics: Mapping[str, float | None], config: EvalConfig
 ) -> dict[str, Any]:
     scores = np.array([item["score"] for item in rows])
     low, high = stats.share_interval(scores, group_numbers(rows), config)
@@ -113,15 +128,18 @@ def _effective_groups(rows: Sequence[Prediction]) -> float:
     return stats.effective_groups(np.bincount(group_numbers(rows)).astype(float))
 
 
-def _floor(report: Mapping[str, Any], config: EvalConfig) -> Mapping[str, Any]:
-    """The adapter against the SVM on the primary metric: it stands beside the verdict, whoever wins."""
+def _floor(report: Mapping[str, Any], config: EvalConfig) -> Mapping[str, Any] | None:
+    """The adapter against the SVM on the primary metric: it stands beside the verdict, whoever wins.
+
+    None where the SVM has no such metric.
+    """
     metric = config.tasks[config.primary].metric.name
-    found: Mapping[str, Any] = next(
+    found = (
         item
         for item in report["comparisons"]
         if (item["a"], item["task"], item["metric"]) == (SVM, config.primary, metric)
     )
-    return found
+    return next(found, None)
 
 
 def _flips(a: Sequence[Prediction], b: Sequence[Prediction], arm: str) -> dict[str, Any]:

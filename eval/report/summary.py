@@ -9,7 +9,7 @@ from eval import gate, stats
 from eval.arms import ADAPTER
 from eval.predictions import Prediction, pair
 from eval.tasks import Task
-from finetune.config.schema import EvalConfig
+from finetune.config.eval import EvalConfig
 
 ArmPredictions = Mapping[str, Sequence[Prediction]]
 """Predictions of all tasks by arm."""
@@ -54,7 +54,11 @@ def summarise(
     ]
     _adjust(comparisons, {task.name: task.metric.name for task in tasks})
     report = {"arms": arms, "comparisons": [asdict(item) for item in comparisons], "primary": config.primary}
-    return {**report, "verdict": gate.deciding(report, config)["verdict"]}
+    return {
+        **report,
+        "verdict": gate.deciding(report, config)["verdict"],
+        "labels": _labels(tasks, predictions),
+    }
 
 
 def of_task(task: Task, predictions: Sequence[Prediction]) -> list[Prediction]:
@@ -70,11 +74,21 @@ def numbers(report: Mapping[str, Any]) -> dict[str, float | str]:
         for arm, by_task in report["arms"].items()
         for task, values in by_task.items()
         for metric, value in values.items()
+        if value is not None
     }
     for item in report["comparisons"]:
         prefix = f"eval/{item['task']}/{item['b']}-{item['a']}/{item['metric']}"
         found |= {f"{prefix}/{field}": item[field] for field in ("delta", "ci_low", "ci_high", "p", "mde")}
     return found
+
+
+def _labels(tasks: Sequence[Task], predictions: ArmPredictions) -> dict[str, dict[str, Any]]:
+    """By task and arm the metrics of each label alone, of those kinds that are reported so."""
+    return {
+        task.name: {arm: task.by_label(of_task(task, found)) for arm, found in predictions.items()}
+        for task in tasks
+        if task.by_label is not None
+    }
 
 
 def _compare(task: Task, predictions: ArmPredictions, arm: str, config: EvalConfig) -> list[Comparison]:

@@ -1,45 +1,50 @@
 """Tasks, one file a kind: how answers become predictions, and which metrics measure them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
-from eval.predictions import Pairs, Prediction
-from eval.stats import GroupStatistic
-from eval.tasks.classification import Classification
-from finetune.config.schema import EvalConfig, Metric, TaskKind
+from eval.predictions import Prediction
+from eval.tasks import classification, coding, extraction, multi_label, qa, spans
+from eval.tasks.task import Task
+from finetune.artifacts.hashing import HashCache, content_of
+from finetune.config.eval import EvalConfig, TaskConfig, TaskKind
+from finetune.config.schema import PathsConfig
 from finetune.generate import Answer
 
+__all__ = ["Task", "make_task", "make_tasks", "predict_all", "records"]
 
-class Task(Protocol):
-    """What the evaluation asks of every kind of task."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def metric(self) -> Metric:
-        """The metric that the task's verdict is about."""
-
-    def predict(
-        self, rows: Sequence[Mapping[str, Any]], answers: Sequence[Answer], arm: str
-    ) -> list[Prediction]:
-        """One prediction a row, in the order of the rows."""
-
-    def measure(self, predictions: Sequence[Prediction], vocabulary: AbstractSet[str]) -> dict[str, float]:
-        """Every metric of one arm by its name; `vocabulary` holds the known labels."""
-
-    def differences(self, pairs: Pairs) -> dict[str, GroupStatistic]:
-        """The metrics that arms are compared by, the task's own first: `b` minus `a`."""
+MAKERS: dict[TaskKind, Callable[[str, TaskConfig], Task]] = {
+    TaskKind.classification: classification.make,
+    TaskKind.multi_label: multi_label.make,
+    TaskKind.extraction: extraction.make,
+    TaskKind.spans: spans.make,
+    TaskKind.coding: coding.make,
+    TaskKind.qa: qa.make,
+}
 
 
-MAKERS: dict[TaskKind, Callable[[str, Metric], Task]] = {TaskKind.classification: Classification}
+def make_task(name: str, config: TaskConfig) -> Task:
+    """One task of a configuration."""
+    return MAKERS[config.kind](name, config)
 
 
 def make_tasks(config: EvalConfig) -> list[Task]:
     """The configured tasks, the one that decides the verdict first."""
     names = sorted(config.tasks, key=lambda name: name != config.primary)
-    return [MAKERS[config.tasks[name].kind](name, config.tasks[name].metric) for name in names]
+    return [make_task(name, config.tasks[name]) for name in names]
+
+
+def records(tasks: Sequence[Task], paths: PathsConfig) -> dict[str, dict[str, str]]:
+    """What a report's manifest names beside its inputs: the files that decide the scores, such as schemas."""
+    cache, found = HashCache(Path(paths.artifacts_root), paths.rehash), {}
+    for task in tasks:
+        digests = [{"path": name, "sha256": cache.digest(path)} for name, path in task.files.items()]
+        if digests:
+            record = {"stage": "task", "name": task.name, "run": "", "content": content_of(digests)}
+            found[f"task {task.name}"] = record
+    cache.save()
+    return found
 
 
 def predict_all(

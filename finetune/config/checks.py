@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from finetune.config.data_checks import data_problems, kind_problems
+from finetune.config.eval_checks import eval_problems
 from finetune.config.model import Attention, BaseKind
 from finetune.config.plan import Device
 from finetune.config.schema import Checkpointing, Optimizer, RunConfig, TrainConfig
@@ -49,7 +50,7 @@ def check(run: RunConfig) -> list[str]:
         *train_problems(run.train),
         *_mix(run.train),
         *_memory_savers(run),
-        *_eval(run),
+        *eval_problems(run.eval),
         *_device(run),
         *_hardware(run),
     ]
@@ -133,16 +134,6 @@ def _memory_savers(run: RunConfig) -> Iterator[str]:
             f"train.offload_activations=true moves activations off the GPU, but hardware={run.hardware.name} has "
             "none; set it to false"
         )
-
-
-def _eval(run: RunConfig) -> Iterator[str]:
-    if run.eval.primary not in run.eval.tasks:
-        known = ", ".join(run.eval.tasks) or "none"
-        yield f"eval.primary={run.eval.primary} is not one of eval.tasks ({known})"
-    if run.eval.confidence == 1:
-        yield f"eval.confidence={run.eval.confidence} must be below 1; no finite interval is certain"
-    if 0 < run.eval.resamples < 100:
-        yield f"eval.resamples={run.eval.resamples} is too few for an interval's ends; use at least 100"
 
 
 def _device(run: RunConfig) -> Iterator[str]:

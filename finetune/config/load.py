@@ -1,20 +1,17 @@
 """Compose the configuration with Hydra and hand it over as plain dataclasses."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
-from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from finetune.config.checks import check
+from finetune.config.folders import CONF, conf_folders
 from finetune.config.messages import closest, one_line
 from finetune.config.schema import RunConfig
 from finetune.errors import ConfigError
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
 
 Section = TypeVar("Section")
 
@@ -91,16 +88,6 @@ def _compose(argv: Sequence[str]) -> DictConfig:
         raise ConfigError(one_line(error)) from None
 
 
-def conf_folders() -> list[Path]:
-    private = os.environ.get("CONF_DIR")
-    if not private:
-        return [CONF]
-    root = Path(private).expanduser().resolve()
-    if not root.is_dir():
-        raise ConfigError(f"CONF_DIR={private} is not a folder; make it, or unset CONF_DIR")
-    return [CONF, root]
-
-
 def _refuse_doubled_names() -> None:
     """Hydra lets the repository's file silently win over CONF_DIR's, so equal names are an error."""
     roots = conf_folders()
@@ -138,5 +125,13 @@ def _unknown_keys(node: DictConfig, schema: type, prefix: str) -> Iterator[str]:
             yield f"{prefix}{key} is not a known key{closest(key, known, prefix)}"
             continue
         child: Any = None if OmegaConf.is_missing(node, key) else node._get_node(key)
-        if isinstance(child, DictConfig) and is_dataclass(hints[key]):
+        if not isinstance(child, DictConfig):
+            continue
+        if is_dataclass(hints[key]):
             yield from _unknown_keys(child, hints[key], f"{prefix}{key}.")
+        entry = (get_args(hints[key]) or (None,))[-1]
+        if isinstance(entry, type) and is_dataclass(entry):  # a table of sections, such as eval.tasks
+            for name in map(str, child):
+                found: Any = child._get_node(name)
+                if isinstance(found, DictConfig):
+                    yield from _unknown_keys(found, entry, f"{prefix}{key}.{name}.")

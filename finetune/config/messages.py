@@ -50,9 +50,16 @@ def _says_something(line: str) -> bool:
 
 
 def _unknown_key(key: str, name: str, schema_name: str) -> str:
-    from finetune.config import schema
+    from finetune.config import data, eval, model, plan, schema  # noqa: A004  (a file of settings, as the others)
 
-    section = getattr(schema, schema_name, None)
+    section = next(
+        (
+            getattr(module, schema_name)
+            for module in (schema, data, eval, model, plan)
+            if hasattr(module, schema_name)
+        ),
+        None,
+    )
     known = list(getattr(section, "__dataclass_fields__", {}))
     prefix = key.rsplit(".", 1)[0] + "." if "." in key else ""
     return f"{key} is not a known key{closest(name, known, prefix)} (known here: {', '.join(known)})"

@@ -10,6 +10,7 @@ from enum import Enum
 from omegaconf import MISSING
 
 from finetune.config.data import DataConfig
+from finetune.config.eval import EvalConfig
 from finetune.config.model import ModelConfig
 from finetune.config.plan import HardwareConfig, PlanConfig, PolicyConfig
 
@@ -51,15 +52,6 @@ class BestMetric(Enum):
     """Mean over all trained tokens of the validation rows: lower is better."""
     exact_match = "exact_match"
     """Share of validation rows whose greedy answer is the right one: higher is better. Takes longer: it generates."""
-
-
-class TaskKind(Enum):
-    classification = "classification"
-
-
-class Metric(Enum):
-    exact_match = "exact_match"
-    macro_f1 = "macro_f1"
 
 
 class TrackingMode(Enum):
@@ -153,29 +145,6 @@ class TrainConfig:
     min_delta: float = 0.0
     """A validation that is better by no more than this is no gain."""
     lora: LoraSettings = field(default_factory=LoraSettings)
-
-
-@dataclass
-class TaskConfig:
-    kind: TaskKind = MISSING
-    metric: Metric = Metric.exact_match
-    """The primary metric, which the verdict is about."""
-
-
-@dataclass
-class EvalConfig:
-    tasks: dict[str, TaskConfig] = field(default_factory=dict)
-    primary: str = MISSING
-    """The task whose metric decides the verdict."""
-    min_gain: float = 0.0
-    """The least gain over the reference arm that counts as better."""
-    resamples: int = 5000
-    """Bootstrap draws of whole groups."""
-    confidence: float = 0.95
-    seed: int = 0
-    batch_rows: int = 32
-    max_new_tokens: int = 64
-    accept_inconclusive: bool = False
 
 
 @dataclass

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from contracts import EXTRACT, lines, marked, run_of, write_contracts
+from contracts import EXTRACT, lines, marked, rows_of, run_of, write_contracts
 
 from data_prep.prepare import prepare
 from finetune.config.data import ContaminationConfig, NearDuplicateConfig
@@ -71,3 +71,11 @@ def test_training_without_a_row_is_refused(tmp_path: Path) -> None:
         RefusedError, match="train would have no row: .* training rows without an answer were left"
     ):
         prepare(run_of(tmp_path, marked(), **EXTRACT, seed=1))
+
+
+def test_each_row_says_which_label_it_asks_about(tmp_path: Path) -> None:
+    """The prompt says it too, but there nobody could tell it from the text."""
+    write_contracts(tmp_path / "contracts")
+    rows = rows_of(prepare(run_of(tmp_path, marked(), **EXTRACT)))
+    assert {row["question"] for row in rows} == {"law"}
+    assert all(row["messages"][-1]["content"].startswith("law?\n") for row in rows)

@@ -9,7 +9,7 @@ from eval import gate
 from eval.predictions import Prediction
 from eval.report import page, summary, terminal
 from eval.tasks import make_tasks
-from finetune.config.schema import EvalConfig, Metric, TaskConfig, TaskKind
+from finetune.config.eval import EvalConfig, Metric, TaskConfig, TaskKind
 from finetune.errors import RefusedError
 from finetune.metrics import JobType, unknown
 
@@ -42,9 +42,11 @@ def report(arms: dict[str, list[Prediction]]) -> dict[str, Any]:
 
 
 def test_report_holds_the_contract(report: dict[str, Any]) -> None:
-    assert list(report) == ["arms", "comparisons", "primary", "verdict"]
+    assert list(report) == ["arms", "comparisons", "primary", "verdict", "labels"]
+    assert report["labels"] == {}
     assert report["arms"]["adapter"]["label"]["exact_match"] == 0.75
-    assert report["arms"]["base"]["label"] == {"exact_match": 0.0, "macro_f1": 0.0, "in_vocabulary": 0.0}
+    names = ["exact_match", "macro_f1", "micro_f1", "balanced_accuracy", "in_vocabulary"]
+    assert report["arms"]["base"]["label"] == dict.fromkeys(names, 0.0)
     assert report["arms"]["majority"]["label"]["macro_f1"] == pytest.approx(1 / 3)
     assert (report["primary"], report["verdict"]) == ("label", "better")
     assert [(item["a"], item["metric"]) for item in report["comparisons"]] == [
@@ -94,7 +96,7 @@ def test_inconclusive_is_refused_in_one_line_unless_accepted(arms: dict[str, lis
 def test_terminal_shows_every_arm_and_the_verdict(report: dict[str, Any]) -> None:
     lines = list(terminal.lines(report, config()))
     assert len(lines) == 6
-    assert lines[2].split() == ["adapter", "75.0", "%", "85.7", "%", "75.0", "%"]
+    assert lines[2].split() == "adapter 75.0 % 85.7 % 75.0 % 75.0 % 75.0 %".split()
     assert lines[-1].startswith("better: adapter minus majority on label exact_match is +0.2500 [")
 
 

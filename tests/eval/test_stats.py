@@ -6,7 +6,7 @@ import pytest
 from eval import stats
 from eval.predictions import Array, Indices
 from eval.stats import GroupStatistic
-from finetune.config.schema import EvalConfig
+from finetune.config.eval import EvalConfig
 from finetune.errors import DataError
 
 CONFIG = EvalConfig(resamples=2000, seed=1)

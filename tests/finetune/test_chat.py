@@ -14,6 +14,10 @@ def read(ids: list[int]) -> str:
     return "".join(map(chr, ids))
 
 
+def test_an_answer_of_a_thousand_brackets_does_not_parse() -> None:
+    assert parse_answer("[" * 100_000, like=[]) is None
+
+
 def test_only_the_answer_and_its_end_are_learned() -> None:
     row = Renderer(Letters(), None).row(USER, "4")
     assert read(row.ids) == "[u]2+2?$\n[a]4$"

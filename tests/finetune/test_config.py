@@ -45,7 +45,7 @@ def test_every_model_and_data_file_states_its_licence(path: Path) -> None:
 
 
 def test_a_forgotten_experiment_lists_the_choices() -> None:
-    assert "contracts_llama70b, contracts_llama8b, licences_smollm135m" in problems()[0]
+    assert "contracts_llama70b, contracts_llama8b, cuad_clauses_smollm135m" in problems()[0]
 
 
 def test_a_misspelt_experiment_is_answered_with_the_near_one() -> None:
