@@ -42,7 +42,7 @@ def in_vocabulary(predictions: Sequence[Prediction], vocabulary: AbstractSet[str
 
 def exact_match_difference(pairs: Pairs) -> stats.GroupStatistic:
     """Exact match of `b` minus that of `a`."""
-    return stats.mean(_right(pairs.b) - _right(pairs.a), pairs.groups)
+    return stats.mean_difference(_right(pairs.a), _right(pairs.b), pairs.groups)
 
 
 def macro_f1_difference(pairs: Pairs) -> stats.GroupStatistic:
@@ -54,28 +54,34 @@ def macro_f1_difference(pairs: Pairs) -> stats.GroupStatistic:
     labels = {
         name: index for index, name in enumerate(dict.fromkeys(label(item["gold"]) for item in pairs.a))
     }
-    gold = _counts(pairs, [label(item["gold"]) for item in pairs.a], labels)
-    arms = [_arm_counts(pairs, arm, labels) for arm in (pairs.a, pairs.b)]
+    a, b = (_confusion(pairs, arm, labels) for arm in (pairs.a, pairs.b))
+    return stats.corpus_difference(a, b, np.bincount(pairs.groups).astype(float), macro_f1_of_counts)
 
-    def value(weights: Array) -> Array:
-        support = weights @ gold
-        f1_a, f1_b = (2 * (weights @ hits) / np.maximum(weights @ said + support, 1) for hits, said in arms)
-        present = support > 0
-        difference: Array = np.where(present, f1_b - f1_a, 0.0).sum(axis=1) / present.sum(axis=1)
-        return difference
 
-    return stats.GroupStatistic(np.bincount(pairs.groups).astype(float), value, None)
+def macro_f1_of_counts(counts: Array) -> Array:
+    """[draws, 3 * labels] counts of gold, right and given labels to [draws] macro-F1 over the gold ones."""
+    gold, hits, said = np.split(counts, 3, axis=-1)
+    present = gold > 0
+    f1 = np.where(present, 2 * hits / np.maximum(said + gold, 1), 0.0)
+    return np.asarray(f1.sum(axis=-1) / np.maximum(present.sum(axis=-1), 1))
+
+
+def micro_f1_of_counts(counts: Array) -> Array:
+    """[draws, 3 * labels] counts of gold, right and given labels to [draws] micro-F1 over all of them."""
+    gold, hits, said = (part.sum(axis=-1) for part in np.split(counts, 3, axis=-1))
+    return np.asarray(2 * hits / np.maximum(gold + said, 1))
 
 
 def _right(predictions: Sequence[Prediction]) -> Array:
     return np.array([float(label(item["prediction"]) == label(item["gold"])) for item in predictions])
 
 
-def _arm_counts(pairs: Pairs, arm: Sequence[Prediction], labels: dict[str, int]) -> tuple[Array, Array]:
-    """Per group and label: right answers, and answers."""
+def _confusion(pairs: Pairs, arm: Sequence[Prediction], labels: dict[str, int]) -> Array:
+    """[groups, 3 * labels]: gold labels, right answers, answers."""
+    gold = [label(item["gold"]) for item in arm]
     said = [label(item["prediction"]) for item in arm]
-    hits = [name if name == label(item["gold"]) else NO_LABEL for name, item in zip(said, arm, strict=True)]
-    return _counts(pairs, hits, labels), _counts(pairs, said, labels)
+    hits = [name if name == target else NO_LABEL for name, target in zip(said, gold, strict=True)]
+    return np.concatenate([_counts(pairs, names, labels) for names in (gold, hits, said)], axis=1)
 
 
 def _counts(pairs: Pairs, names: Sequence[str], labels: dict[str, int]) -> Array:

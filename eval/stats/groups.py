@@ -1,0 +1,165 @@
+"""A metric or a difference of two as a function of whole groups, and the ways to draw or leave out groups."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from eval.predictions import Array, Indices
+
+CHUNK_FLOATS = 4_000_000
+
+
+@dataclass(frozen=True)
+class PairedScores:
+    """The rows' scores of both arms, for tests of rows."""
+
+    a: Array
+    b: Array
+
+    def binary(self) -> bool:
+        """Whether every row is right or wrong, nothing between."""
+        return bool(np.isin(self.a, (0.0, 1.0)).all() and np.isin(self.b, (0.0, 1.0)).all())
+
+
+@dataclass(frozen=True)
+class GroupStatistic:
+    """A metric, or a difference of two, as a function of how often every group was drawn."""
+
+    sizes: Array
+    """Rows of each group."""
+    value: Callable[[Array], Array]
+    """Weights [draws, groups] to values [draws]."""
+    standard_error: float | None
+    """Clustered standard error where a formula has it; None: taken from the draws."""
+    arms: tuple[float, float] | None = None
+    """The metric of `a` and of `b`, of whose difference this is."""
+    swapped: Callable[[Array], Array] | None = None
+    """The difference with the arms' answers exchanged in the groups that are 1: [draws, groups] to [draws]."""
+    scores: PairedScores | None = None
+
+
+def mean(scores: Array, groups: Indices) -> GroupStatistic:
+    """The mean of row scores, or of row-wise differences of scores."""
+    sizes = np.bincount(groups).astype(float)
+    sums = np.bincount(groups, weights=scores)
+    return GroupStatistic(
+        sizes, lambda weights: (weights @ sums) / (weights @ sizes), clustered_error(scores, groups)
+    )
+
+
+def mean_difference(a: Array, b: Array, groups: Indices) -> GroupStatistic:
+    """The mean score of `b` minus that of `a`, row by row."""
+    found = mean(b - a, groups)
+    sums = np.bincount(groups, weights=b - a)
+    return GroupStatistic(
+        sizes=found.sizes,
+        value=found.value,
+        standard_error=found.standard_error,
+        arms=(float(a.mean()), float(b.mean())),
+        swapped=lambda chosen: (1 - 2 * chosen) @ sums / found.sizes.sum(),
+        scores=PairedScores(a, b),
+    )
+
+
+def corpus_difference(a: Array, b: Array, sizes: Array, metric: Callable[[Array], Array]) -> GroupStatistic:
+    """The metric of `b` minus that of `a` from each group's counts: F1, precision, all that sums determine.
+
+    `a` and `b` are [groups, counts], `sizes` the rows of each group; `metric` takes sums [draws, counts] to
+    values [draws].
+    """
+    sum_a, sum_b, gap = a.sum(axis=0), b.sum(axis=0), b - a
+
+    def swapped(chosen: Array) -> Array:
+        moved = chosen @ gap
+        return metric(sum_b - moved) - metric(sum_a + moved)
+
+    return GroupStatistic(
+        sizes=sizes,
+        value=lambda weights: metric(weights @ b) - metric(weights @ a),
+        standard_error=None,
+        arms=(float(metric(sum_a[None])[0]), float(metric(sum_b[None])[0])),
+        swapped=swapped,
+    )
+
+
+def clustered_error(scores: Array, groups: Indices) -> float:
+    """Standard error of the mean of rows in groups, with the C/(C-1) correction (Miller, appendix A)."""
+    centred = np.bincount(groups, weights=scores - scores.mean())
+    count = len(centred)
+    if count < 2:
+        return float("nan")
+    return float(np.sqrt(count / (count - 1) * (centred**2).sum()) / len(scores))
+
+
+def effective_groups(sizes: Array) -> float:
+    """(sum n)^2 / sum n^2: the number of equal groups that would carry as much (Kish)."""
+    return float(sizes.sum() ** 2 / (sizes**2).sum())
+
+
+def whole(statistic: GroupStatistic) -> float:
+    """The statistic on the rows as they are."""
+    return float(statistic.value(np.ones((1, len(statistic.sizes))))[0])
+
+
+def left_out(statistic: GroupStatistic) -> Array:
+    """[groups]: the statistic without each group in turn, as jackknife and BCa need it."""
+    count = len(statistic.sizes)
+    block = max(1, CHUNK_FLOATS // count)
+    weights = (1 - np.eye(min(block, count - start), count, k=start) for start in range(0, count, block))
+    return np.concatenate([statistic.value(part) for part in weights])
+
+
+def contributions(statistic: GroupStatistic) -> Array:
+    """[groups]: what each group adds to the value; they sum to it.
+
+    Exact for a mean (a group's sum over all rows); for other metrics the linear part, from leaving groups out.
+    """
+    share, influence = _influence(statistic)
+    return np.asarray(share * whole(statistic) + influence - share * influence.sum())
+
+
+def unbiased_error(statistic: GroupStatistic) -> float:
+    """Standard error by leaving groups out, unbiased where rows are independent, whatever the sizes.
+
+    CR2 of Bell & McCaffrey 2002 for a mean; with groups of one size it is clustered_error.
+    """
+    share, influence = _influence(statistic)
+    return float(np.sqrt((influence**2 / (1 - share)).sum()))
+
+
+def _influence(statistic: GroupStatistic) -> tuple[Array, Array]:
+    """[groups] twice: each group's share of the rows, and what it moves the value by."""
+    share = statistic.sizes / statistic.sizes.sum()
+    return share, (1 - share) * (whole(statistic) - left_out(statistic))
+
+
+def bootstrap(statistic: GroupStatistic, resamples: int, seed: int) -> Array:
+    """The statistic on `resamples` draws of whole groups; a seed draws the same ones in every comparison."""
+    count = len(statistic.sizes)
+    return np.concatenate([statistic.value(weights) for weights in group_weights(count, resamples, seed)])
+
+
+def group_weights(groups: int, resamples: int, seed: int) -> Iterator[Array]:
+    """How often each group was drawn: blocks [draws, groups] of bounded size, all draws together."""
+    source = np.random.default_rng(seed)
+    for rows in _blocks(groups, resamples):
+        drawn = source.integers(0, groups, size=(rows, groups)) + np.arange(rows)[:, None] * groups
+        yield np.bincount(drawn.ravel(), minlength=rows * groups).reshape(rows, groups).astype(float)
+
+
+def coins(groups: int, resamples: int, seed: int) -> tuple[Iterator[Array], bool]:
+    """Blocks [draws, groups] of zeros and ones, and whether they are all 2^groups outcomes, each once."""
+    if groups < 63 and 2**groups <= resamples:
+        outcomes = np.arange(2**groups)[:, None] >> np.arange(groups)
+        return iter([(outcomes & 1).astype(float)]), True
+    source = np.random.default_rng(seed)
+    return (
+        source.integers(0, 2, size=(rows, groups)).astype(float) for rows in _blocks(groups, resamples)
+    ), False
+
+
+def _blocks(groups: int, resamples: int) -> Iterator[int]:
+    block = max(1, CHUNK_FLOATS // groups)
+    for start in range(0, resamples, block):
+        yield min(block, resamples - start)
