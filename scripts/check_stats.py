@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from eval import stats
 from eval.metrics.classification import macro_f1_of_counts
-from eval.stats.interval import expanded_tail, p_of_tail, resamples_needed
+from eval.stats.interval import expanded_tail, p_of_tail, resolved, student_interval
 from finetune.config.schema import EvalConfig
 from finetune.console import say
 from scripts.group_populations import LABELS, Array, Design, Population, equal, populate, uneven
@@ -116,7 +116,8 @@ class Judge:
         self.metric, self.sizes, self.beside = metric, cell.design.sizes.astype(float), beside
         self.by_rows = cell.metric == "mean" and bool((self.sizes == 1).all())
         self.effective = stats.effective_groups(self.sizes)
-        self.draws = resamples_needed(self.effective, CONFIG)
+        self.draws = CONFIG.resamples
+        self.by_t = not resolved(self.effective, CONFIG.confidence, self.draws)
         blocks = stats.group_weights(len(self.sizes), self.draws, CONFIG.seed)
         # eight groups can be drawn in 6,435 ways only: each way is computed once and counts as often as it came
         self.weights, self.times = np.unique(np.concatenate(list(blocks)), axis=0, return_counts=True)
@@ -129,11 +130,13 @@ class Judge:
         without = self.metric(b.sum(axis=1)[:, None] - b) - self.metric(a.sum(axis=1)[:, None] - a)
         share = self.sizes / self.sizes.sum()
         errors = np.sqrt((((1 - share) * (values[:, None] - without)) ** 2 / (1 - share)).sum(axis=1))
-        p = self._mid_p(a, b) if self.by_rows else self._p(draws)
+        p = self._mid_p(a, b) if self.by_rows else self._p(draws, values, errors)
         order = np.argsort(draws, axis=1)
         ordered, places = np.take_along_axis(draws, order, axis=1), np.cumsum(self.times[order], axis=1)
         tail = expanded_tail((1 - CONFIG.confidence) / 2, self.effective)
         low, high = (self._quantile(ordered, places, end) for end in (tail, 1 - tail))
+        if self.by_t:
+            low, high = student_interval(values, errors, self.effective, CONFIG.confidence)
         found = [self._estimate(*item) for item in zip(values, low, high, p, errors, strict=True)]
         self._check(a, b, found)
         if not self.beside:
@@ -161,7 +164,11 @@ class Judge:
         )
         return np.asarray(below + (exact - np.floor(exact)) * (above - below))
 
-    def _p(self, draws: Array) -> Array:
+    def _p(self, draws: Array, values: Array, errors: Array) -> Array:
+        if self.by_t:
+            pairs = zip(values, errors, strict=True)
+            least = 2.0 ** (1 - len(self.sizes))
+            return np.array([max(stats.cluster_t(*item, self.effective), least) for item in pairs])
         beyond = np.minimum((draws <= 0) @ self.times, (draws >= 0) @ self.times)
         return np.array([p_of_tail((count + 1) / (self.draws + 1), self.effective) for count in beyond])
 
@@ -171,7 +178,7 @@ class Judge:
 
     def _estimate(self, value: float, low: float, high: float, p: float, error: float) -> stats.Estimate:
         rows, groups = int(self.sizes.sum()), len(self.sizes)
-        return stats.Estimate(value, low, high, p, error, error, rows, groups, self.effective, self.draws)
+        return stats.Estimate(value, low, high, p, error, error, rows, groups, self.effective)
 
     def _check(self, a: Array, b: Array, found: Sequence[stats.Estimate]) -> None:
         """The first few again, by the command's own path."""

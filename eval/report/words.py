@@ -68,7 +68,7 @@ class Words:
     def _margin(self) -> Iterator[str]:
         if self.item.margin is not None:
             said = "excluded" if self.item.not_inferior else "not excluded"
-            yield f"A loss of {self._gap(-self.item.margin)} or more is {said}."
+            yield f"A loss of {self._gap(self.item.margin).removeprefix('+')} or more is {said}."
 
     def _seeds(self) -> Iterator[str]:
         if self.item.seed_sd is not None:

@@ -7,15 +7,13 @@ from scipy import special
 
 from eval.predictions import Array, Indices
 from eval.stats.groups import GroupStatistic, bootstrap, effective_groups, mean, unbiased_error, whole
-from eval.stats.paired_tests import mcnemar
+from eval.stats.paired_tests import cluster_t, mcnemar
 from finetune.config.schema import EvalConfig
 from finetune.errors import DataError
 
-BOOTSTRAP, MID_P = "cluster bootstrap", "McNemar mid-p"
-MAX_RESAMPLES = 200_000
-"""More draws would be needed below about 3.5 effective groups; there nothing is certain, whatever the rows say."""
+BOOTSTRAP, STUDENT, MID_P = "cluster bootstrap", "cluster-robust t", "McNemar mid-p"
 TAIL_DRAWS = 3
-"""Draws that are to lie beyond each end of the interval, or the end would be the outermost draw's luck."""
+"""Draws that must lie beyond each end of a bootstrap interval, or the end is the outermost draw's luck."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,6 @@ class Estimate:
     n: int
     n_groups: int
     effective_groups: float
-    resamples: int
     test: str = BOOTSTRAP
 
 
@@ -44,40 +41,44 @@ def estimate(statistic: GroupStatistic, config: EvalConfig, draws: Array | None 
     (effective groups - 1) degrees of freedom (Hesterberg 2015, The American Statistician 69:371): with many
     groups it is the plain percentile interval, with few or uneven ones it is as wide as t demands. `p` is
     the level at which that interval just touches zero; it cannot fall below what the number of draws resolves.
-    Where rows are right or wrong and each is a group of its own, `p` is McNemar's mid-p instead.
+    Where so few groups count that the draws do not reach its ends, both are of the cluster-robust t-test. Where
+    rows are right or wrong and each is a group of its own, `p` is McNemar's mid-p.
     Raises DataError where all rows are in one group, or the metric has no value on some draw.
     """
     draws = drawn(statistic, config) if draws is None else draws
-    effective = effective_groups(statistic.sizes)
-    tail = expanded_tail((1 - config.confidence) / 2, effective)
-    low, high = np.quantile(draws, [tail, 1 - tail])
-    error = unbiased_error(statistic)
+    effective, error, value = effective_groups(statistic.sizes), unbiased_error(statistic), whole(statistic)
+    if resolved(effective, config.confidence, len(draws)):
+        tail = expanded_tail((1 - config.confidence) / 2, effective)
+        low, high = (float(end) for end in np.quantile(draws, [tail, 1 - tail]))
+        p, test = expanded_p(draws, effective), BOOTSTRAP
+    else:
+        low, high = student_interval(value, error, effective, config.confidence)
+        # a constant difference has no error: even then no test of signs has a smaller p
+        p, test = max(cluster_t(value, error, effective), 2.0 ** (1 - len(statistic.sizes))), STUDENT
     scores = statistic.scores
-    by_rows = scores is not None and scores.binary() and bool((statistic.sizes == 1).all())
-    p = mcnemar(scores).mid_p if scores is not None and by_rows else expanded_p(draws, effective)
+    if scores is not None and scores.binary() and (statistic.sizes == 1).all():
+        p, test = mcnemar(scores).mid_p, MID_P
     return Estimate(
-        value=whole(statistic),
-        low=float(low),
-        high=float(high),
+        value=value,
+        low=low,
+        high=high,
         p=p,
         standard_error=error if statistic.standard_error is None else statistic.standard_error,
         unbiased_error=error,
         n=int(statistic.sizes.sum()),
         n_groups=len(statistic.sizes),
         effective_groups=effective,
-        resamples=len(draws),
-        test=MID_P if by_rows else BOOTSTRAP,
+        test=test,
     )
 
 
 def drawn(statistic: GroupStatistic, config: EvalConfig) -> Array:
-    """The bootstrap that `estimate` reads: config.resamples draws, or as many as its interval's ends need."""
+    """The bootstrap that `estimate` reads. Raises DataError as `estimate` does."""
     if len(statistic.sizes) < 2:
         raise DataError(
             "all test rows are in one group, so nothing can be said about other groups; enlarge the test set"
         )
-    needed = resamples_needed(effective_groups(statistic.sizes), config)
-    draws = bootstrap(statistic, needed, config.seed)
+    draws = bootstrap(statistic, config.resamples, config.seed)
     if not np.isfinite(draws).all():
         raise DataError(
             "the metric has no value on some draws of groups (NaN); a score that is no number, or too few rows"
@@ -85,15 +86,15 @@ def drawn(statistic: GroupStatistic, config: EvalConfig) -> Array:
     return draws
 
 
-def resamples_needed(effective: float, config: EvalConfig) -> int:
-    """config.resamples, or more where few or uneven groups move the interval's ends far into the tails."""
-    tail = expanded_tail((1 - config.confidence) / 2, effective)
-    return max(config.resamples, int(min(np.ceil(TAIL_DRAWS / max(tail, 1e-12)), MAX_RESAMPLES)))
-
-
 def resolved(effective: float, confidence: float, resamples: int) -> bool:
-    """Whether so many draws reach the ends of the interval; where not, p cannot fall below 1 - confidence."""
-    return expanded_tail((1 - confidence) / 2, effective) > 1 / (resamples + 1)
+    """Whether so many draws reach the ends of the expanded interval."""
+    return expanded_tail((1 - confidence) / 2, effective) * resamples >= TAIL_DRAWS
+
+
+def student_interval(value: float, error: float, effective: float, confidence: float) -> tuple[float, float]:
+    """value +- t * error with (effective groups - 1) degrees of freedom."""
+    reach = float(special.stdtrit(degrees_of_freedom(effective), (1 + confidence) / 2)) * error
+    return value - reach, value + reach
 
 
 def expanded_tail(tail: float, effective: float) -> float:

@@ -7,13 +7,15 @@ from scipy import special
 
 from eval.predictions import Array, Indices
 from eval.stats.groups import effective_groups
-from eval.stats.interval import Estimate, degrees_of_freedom, resolved
+from eval.stats.interval import Estimate, degrees_of_freedom
 from finetune.config.schema import EvalConfig
 
 BETTER, WORSE, INCONCLUSIVE = "better", "worse", "inconclusive"
 POWER = 0.8
 MIN_GROUPS = 8
 """Fewer groups never give a verdict: with 5, even a sign-flip test in which all agree has p = 0.06."""
+MIN_EFFECTIVE_GROUPS = 3.5
+"""Below, a group or two are all there is; check_stats.py has counted errors down to 3.56 (8 groups, sizes 1 to 50)."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ def verdict(found: Estimate, min_gain: float, confidence: float, p: float | None
     `p`, the estimate's own or one adjusted for others read beside it, must be below 1 - confidence as well.
     """
     p = found.p if p is None else p
-    if found.n_groups < MIN_GROUPS or p >= 1 - confidence:
+    if not enough(found) or p >= 1 - confidence:
         return INCONCLUSIVE
     if found.low > min_gain:
         return BETTER
@@ -41,23 +43,26 @@ def verdict(found: Estimate, min_gain: float, confidence: float, p: float | None
 
 def not_inferior(found: Estimate, margin: float) -> bool:
     """Whether the interval excludes a loss of `margin` or more: not the same as `not significantly worse`."""
-    return found.n_groups >= MIN_GROUPS and found.low > -margin
+    return enough(found) and found.low > -margin
+
+
+def enough(found: Estimate) -> bool:
+    """Whether there are groups enough for any verdict."""
+    return found.n_groups >= MIN_GROUPS and found.effective_groups >= MIN_EFFECTIVE_GROUPS
 
 
 def detectable(found: Estimate, config: EvalConfig) -> float | None:
     """The true difference that comes out `better` in 80 % of evaluations of this size; None where none would.
 
-    The interval's wider side for the verdict and t of the power for bad luck, both over c4: the mean of an
-    estimated standard error of few groups is below the true one. check_stats.py counts that this is so.
+    Half the interval for the verdict and as many standard errors for bad luck as the noncentral t has it, both
+    over c4: the mean of an estimated standard error of few groups is below the true one. check_stats.py counts.
     """
-    if found.n_groups < MIN_GROUPS or not resolved(
-        found.effective_groups, config.confidence, found.resamples
-    ):
+    if not enough(found):
         return None
     freedom = degrees_of_freedom(found.effective_groups)
-    luck = float(special.stdtrit(freedom, POWER)) * found.unbiased_error
-    reach = max(found.value - found.low, found.high - found.value)
-    return config.min_gain + (reach + luck) / _c4(freedom)
+    critical = float(special.stdtrit(freedom, (1 + config.confidence) / 2))
+    luck = (_noncentrality(freedom, critical) - critical) * found.unbiased_error
+    return config.min_gain + ((found.high - found.low) / 2 + luck) / _c4(freedom)
 
 
 def plan_detectable(sizes: Array, expected: Disagreement, config: EvalConfig) -> float:
@@ -70,7 +75,7 @@ def plan_detectable(sizes: Array, expected: Disagreement, config: EvalConfig) ->
     error = np.sqrt(expected.variance * (sizes * (1 + (sizes - 1) * expected.icc)).sum()) / rows
     freedom = degrees_of_freedom(effective_groups(sizes))
     critical = special.stdtrit(freedom, (1 + config.confidence) / 2)
-    return config.min_gain + float(special.nctdtrinc(freedom, 1 - POWER, critical) * error)
+    return config.min_gain + float(_noncentrality(freedom, critical) * error)
 
 
 def disagreement(difference: Array, groups: Indices) -> Disagreement:
@@ -89,6 +94,11 @@ def disagreement(difference: Array, groups: Indices) -> Disagreement:
     typical = (rows - (sizes**2).sum() / rows) / (count - 1)
     icc = (between - within) / (between + (typical - 1) * within)
     return Disagreement(variance, float(np.clip(icc, 0.0, 1.0)))
+
+
+def _noncentrality(freedom: float, critical: float) -> float:
+    """The true effect, in standard errors, whose t exceeds `critical` with the power wanted."""
+    return float(special.nctdtrinc(freedom, 1 - POWER, critical))
 
 
 def _c4(freedom: float) -> float:

@@ -52,11 +52,14 @@ def test_report_holds_the_contract(report: dict[str, Any]) -> None:
     ]
     first = report["comparisons"][0]
     fields = "a, b, task, metric, delta, ci_low, ci_high, p, p_adjusted, mde, n, n_groups, verdict"
-    assert ", ".join(first) == fields
+    assert ", ".join(list(first)[:13]) == fields
+    assert (first["effective_groups"], first["value_a"], first["value_b"]) == (30.0, 0.0, 0.75)
     assert (first["delta"], first["n"], first["n_groups"], first["verdict"]) == (0.75, 60, 30, "better")
     adjusted = {(item["a"], item["metric"]): item["p_adjusted"] for item in report["comparisons"]}
     assert adjusted["base", "exact_match"] == pytest.approx(3 * first["p"])
-    assert adjusted["base", "macro_f1"] is None
+    others = [item for item in report["comparisons"] if item["metric"] == "macro_f1"]
+    assert {item["adjusted_by"] for item in others} == {"Benjamini-Hochberg"}
+    assert max(item["p_adjusted"] for item in others) == max(item["p"] for item in others)
 
 
 def test_the_stronger_of_base_and_majority_is_the_reference(report: dict[str, Any]) -> None:
