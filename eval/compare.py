@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from eval import stats
-from eval.compare_metrics import METRICS, require_several_answers
+from eval.compare_metrics import METRICS
 from eval.comparison import Compared, Comparison, compare
 from eval.prediction_files import Wanted, read_predictions
-from eval.predictions import Prediction, pair
+from eval.predictions import Prediction, pair, require_several_answers
 from eval.report.words import Words
 from finetune.config.schema import EvalConfig
 from finetune.console import say

@@ -7,7 +7,7 @@ import numpy as np
 
 from eval import stats
 from eval.metrics.classification import exact_match_difference, macro_f1_of_counts, micro_f1_of_counts
-from eval.predictions import Array, Pairs, Prediction
+from eval.predictions import Array, Pairs
 from finetune.chat import Target
 from finetune.errors import DataError
 
@@ -87,13 +87,3 @@ def _counts(
             for name in names:
                 counts[group, part, columns.get(name, stray)] += 1
     return counts.reshape(len(counts), -1)
-
-
-def require_several_answers(rows: Sequence[Prediction]) -> None:
-    """Raise DataError where every gold answer is the same: who always says it is right, whatever it learned."""
-    first = rows[0]["gold"]
-    if all(item["gold"] == first for item in rows):
-        raise DataError(
-            f"all {len(rows)} gold answers are the same, so this test set tells no skill from saying it always; "
-            "add rows of other labels"
-        )

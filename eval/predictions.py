@@ -68,6 +68,16 @@ def group_numbers(predictions: Sequence[Prediction]) -> Indices:
     return np.array([numbers.setdefault(item["group"], len(numbers)) for item in predictions], dtype=np.int64)
 
 
+def require_several_answers(rows: Sequence[Prediction]) -> None:
+    """Raise DataError where every gold answer is the same: who always says it is right, whatever it learned."""
+    first = rows[0]["gold"]
+    if all(item["gold"] == first for item in rows):
+        raise DataError(
+            f"all {len(rows)} gold answers are the same, so this test set tells no skill from saying it always; "
+            "add rows of other labels"
+        )
+
+
 def _by_id(predictions: Sequence[Prediction]) -> Mapping[str, Prediction]:
     doubled = [name for name, count in Counter(item["id"] for item in predictions).items() if count > 1]
     if doubled:

@@ -31,8 +31,8 @@ from scripts.stats_agreement import disagreements
 CHOICES = 4000
 """Groups of each size in a population."""
 FLOATS = 8_000_000
-SEARCH_DRAWS, SEARCH_STEPS = 500, 3
-GAINS = np.linspace(0, 8, 17) ** 1.5 / 8**0.5
+SEARCH_DRAWS, SEARCH_STEPS = 2500, 3
+GAINS = np.linspace(0, 8, 41) ** 1.5 / 8**0.5
 """Logits at which the truth is computed; between them it is interpolated."""
 FEW = 20
 """Groups from which on the coverage has a bar."""
@@ -220,7 +220,7 @@ def at_detectable(cell: Cell, draws: int) -> Outcome | None:
     metric, reduced = METRICS[cell.metric]
     populations = (populate(cell.design, gain, CHOICES, seed=1) for gain in GAINS)
     truths = [Population(reduced(item.a), reduced(item.b)).expected(metric) for item in populations]
-    gain = GAINS[4]
+    gain = GAINS[10]
     for _ in range(SEARCH_STEPS):  # the stated effect hardly depends on the gain, so this settles at once
         found = run(cell, populate(cell.design, gain, CHOICES, seed=1), SEARCH_DRAWS, seed=2)
         if found.mde is None:

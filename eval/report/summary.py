@@ -1,14 +1,17 @@
 """report.json: every arm's metrics, the adapter against every other arm, the verdict."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from eval import gate, stats
 from eval.arms import ADAPTER
 from eval.comparison import Compared, Comparison, adjust, compare
-from eval.predictions import Prediction, pair
+from eval.predictions import Prediction, pair, require_several_answers
 from eval.tasks import Task
 from finetune.config.schema import EvalConfig
 
@@ -21,8 +24,10 @@ def summarise(
 ) -> dict[str, Any]:
     """The content of report.json; `primary` is the task whose metric decides.
 
-    Raises DataError where two arms do not hold the same rows.
+    Raises DataError where two arms do not hold the same rows, or all rows of a task have one gold answer.
     """
+    for task in tasks:
+        require_several_answers(of_task(task, predictions[ADAPTER]))
     arms = {
         arm: {task.name: task.measure(of_task(task, found), vocabulary) for task in tasks}
         for arm, found in predictions.items()
@@ -40,6 +45,19 @@ def summarise(
     decides = gate.deciding(report, config)
     _hold_together(shown, decides, config)
     return {**report, "verdict": decides["verdict"]}
+
+
+def foreseen(rows: Sequence[Mapping[str, Any]], config: EvalConfig) -> str:
+    """Before anything is answered: the rows, their groups, and the gain in exact match that they could show."""
+    sizes = np.array(list(Counter(row["group"] for row in rows).values()), dtype=float)
+    found = f"{len(rows)} test rows in {len(sizes)} groups"
+    if len(sizes) < stats.MIN_GROUPS or stats.effective_groups(sizes) < stats.MIN_EFFECTIVE_GROUPS:
+        return f"{found}, too few or uneven for any verdict"
+    gain = stats.plan_detectable(sizes, stats.EXPECTED, config)
+    return (
+        f"{found}: a gain of {100 * gain:.1f} points would be found 4 times in 5, were arms to differ on "
+        f"{100 * stats.EXPECTED.variance:.0f} % of the rows"
+    )
 
 
 def of_task(task: Task, predictions: Sequence[Prediction]) -> list[Prediction]:

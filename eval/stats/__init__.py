@@ -23,7 +23,9 @@ from eval.stats.interval import Estimate, drawn, estimate, expanded_tail, share_
 from eval.stats.paired_tests import McNemar, bca_interval, cluster_t, mcnemar, swap_test, wild_bootstrap
 from eval.stats.verdicts import (
     BETTER,
+    EXPECTED,
     INCONCLUSIVE,
+    MIN_EFFECTIVE_GROUPS,
     MIN_GROUPS,
     POWER,
     WORSE,
@@ -37,7 +39,9 @@ from eval.stats.verdicts import (
 
 __all__ = [
     "BETTER",
+    "EXPECTED",
     "INCONCLUSIVE",
+    "MIN_EFFECTIVE_GROUPS",
     "MIN_GROUPS",
     "POWER",
     "WORSE",

@@ -28,6 +28,11 @@ class Disagreement:
     """Intraclass correlation of the difference within groups, between 0 and 1."""
 
 
+EXPECTED = Disagreement(variance=0.2, icc=0.05)
+"""For planning, where nothing is known yet. Two real prediction files differed on 16.7 % of their rows; 17 hypotheses a
+contract of ContractNLI raise the standard error 1.28 times, which is an icc of 0.04."""
+
+
 def verdict(found: Estimate, min_gain: float, confidence: float, p: float | None = None) -> str:
     """`better` where the whole interval lies above `min_gain`, `worse` where below 0, else `inconclusive`.
 
