@@ -1,13 +1,16 @@
 """A metric or a difference of two as a function of whole groups, and the ways to draw or leave out groups."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy import sparse
 
 from eval.predictions import Array, Indices
 
 CHUNK_FLOATS = 4_000_000
+SPARSE = 0.05
+"""Share of counts that are not zero below which a product with few zeros is the slower one."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class GroupStatistic:
     swapped: Callable[[Array], Array] | None = None
     """The difference with the arms' answers exchanged in the groups that are 1: [draws, groups] to [draws]."""
     scores: PairedScores | None = None
+    without: Callable[[], Array] | None = None
+    """The values without each group in turn, where there is a quicker way than groups x groups weights."""
 
 
 def mean(scores: Array, groups: Indices) -> GroupStatistic:
@@ -44,7 +49,10 @@ def mean(scores: Array, groups: Indices) -> GroupStatistic:
     sizes = np.bincount(groups).astype(float)
     sums = np.bincount(groups, weights=scores)
     return GroupStatistic(
-        sizes, lambda weights: (weights @ sums) / (weights @ sizes), clustered_error(scores, groups)
+        sizes=sizes,
+        value=lambda weights: (weights @ sums) / (weights @ sizes),
+        standard_error=clustered_error(scores, groups),
+        without=lambda: (sums.sum() - sums) / (sizes.sum() - sizes),
     )
 
 
@@ -52,10 +60,8 @@ def mean_difference(a: Array, b: Array, groups: Indices) -> GroupStatistic:
     """The mean score of `b` minus that of `a`, row by row."""
     found = mean(b - a, groups)
     sums = np.bincount(groups, weights=b - a)
-    return GroupStatistic(
-        sizes=found.sizes,
-        value=found.value,
-        standard_error=found.standard_error,
+    return replace(
+        found,
         arms=(float(a.mean()), float(b.mean())),
         swapped=lambda chosen: (1 - 2 * chosen) @ sums / found.sizes.sum(),
         scores=PairedScores(a, b),
@@ -68,19 +74,29 @@ def corpus_difference(a: Array, b: Array, sizes: Array, metric: Callable[[Array]
     `a` and `b` are [groups, counts], `sizes` the rows of each group; `metric` takes sums [draws, counts] to
     values [draws].
     """
-    sum_a, sum_b, gap = a.sum(axis=0), b.sum(axis=0), b - a
+    sum_a, sum_b = a.sum(axis=0), b.sum(axis=0)
+    drawn_a, drawn_b, drawn_gap = (_weighted_sums(counts) for counts in (a, b, b - a))
 
     def swapped(chosen: Array) -> Array:
-        moved = chosen @ gap
+        moved = drawn_gap(chosen)
         return metric(sum_b - moved) - metric(sum_a + moved)
 
     return GroupStatistic(
         sizes=sizes,
-        value=lambda weights: metric(weights @ b) - metric(weights @ a),
+        value=lambda weights: metric(drawn_b(weights)) - metric(drawn_a(weights)),
         standard_error=None,
         arms=(float(metric(sum_a[None])[0]), float(metric(sum_b[None])[0])),
         swapped=swapped,
+        without=lambda: metric(sum_b - b) - metric(sum_a - a),
     )
+
+
+def _weighted_sums(counts: Array) -> Callable[[Array], Array]:
+    """Weights [draws, groups] to sums [draws, counts]; small groups of many labels hold almost only zeros."""
+    if np.count_nonzero(counts) > SPARSE * counts.size:
+        return lambda weights: np.asarray(weights @ counts)
+    columns = sparse.csr_array(counts.T)
+    return lambda weights: np.ascontiguousarray((columns @ weights.T).T)
 
 
 def clustered_error(scores: Array, groups: Indices) -> float:
@@ -104,6 +120,8 @@ def whole(statistic: GroupStatistic) -> float:
 
 def left_out(statistic: GroupStatistic) -> Array:
     """[groups]: the statistic without each group in turn, as jackknife and BCa need it."""
+    if statistic.without is not None:
+        return statistic.without()
     count = len(statistic.sizes)
     block = max(1, CHUNK_FLOATS // count)
     weights = (1 - np.eye(min(block, count - start), count, k=start) for start in range(0, count, block))

@@ -1,5 +1,7 @@
 """Textbook tests against published examples and the libraries that have them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
@@ -63,6 +65,35 @@ def test_contributions_are_the_groups_sums_and_add_up() -> None:
     counts = np.random.default_rng(2).integers(0, 9, (2, 12, 9)).astype(float)
     corpus = stats.corpus_difference(counts[0], counts[1], np.ones(12), macro_f1_of_counts)
     assert contributions(corpus).sum() == pytest.approx(stats.whole(corpus), abs=1e-12)
+
+
+def test_leaving_groups_out_is_the_same_by_weights() -> None:
+    rng = np.random.default_rng(4)
+    counts = rng.integers(0, 9, (2, 12, 9)).astype(float)
+    groups = np.repeat(np.arange(7), [1, 2, 3, 9, 1, 1, 4])
+    for statistic in (
+        stats.mean_difference(rng.random(21), rng.random(21), groups),
+        stats.corpus_difference(counts[0], counts[1], np.ones(12), macro_f1_of_counts),
+    ):
+        by_weights = stats.left_out(replace(statistic, without=None))
+        assert stats.left_out(statistic) == pytest.approx(by_weights, abs=1e-12)
+        assert np.ptp(by_weights) > 0.01
+
+
+def test_single_rows_of_many_labels_are_summed_alike() -> None:
+    """200 groups of one row, 40 labels: three counts of 120 are not zero."""
+    rng = np.random.default_rng(6)
+    gold, said = rng.integers(0, 40, 200), rng.integers(0, 40, (2, 200))
+    ones = np.eye(40)
+    a, b = (
+        np.concatenate([ones[gold], ones[gold] * (gold == answers)[:, None], ones[answers]], axis=1)
+        for answers in (np.where(rng.random(200) < 0.5, gold, said[0]), said[1])
+    )
+    weights = rng.integers(0, 3, (9, 200)).astype(float)
+    found = stats.corpus_difference(a, b, np.ones(200), macro_f1_of_counts)
+    by_hand = macro_f1_of_counts(weights @ b) - macro_f1_of_counts(weights @ a)
+    assert found.value(weights) == pytest.approx(by_hand, abs=1e-12)
+    assert by_hand.max() < -0.1
 
 
 def test_wild_bootstrap_of_few_groups_is_complete() -> None:
