@@ -58,7 +58,7 @@ def overrides(report: Report, config: EvalConfig) -> list[str]:
 def sentence(item: Mapping[str, Any]) -> str:
     """One comparison in one line: verdict, difference, interval, size, detectable effect."""
     found = (
-        "no gain would be certain on so few or uneven groups"
+        "no detectable gain can be stated"
         if item["mde"] is None
         else f"a gain of {item['mde']:.4f} is found 4 times in 5"
     )

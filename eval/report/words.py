@@ -53,13 +53,13 @@ class Words:
             return (
                 f"{item.n_groups} groups are too few for any verdict; at least {stats.MIN_GROUPS} are needed."
             )
-        if item.mde is None:
+        if item.effective_groups < stats.MIN_EFFECTIVE_GROUPS:
             return "A few groups hold most of the rows, too uneven for any verdict; add groups."
         return f"These rows show neither that {item.b} is better{least} nor that it is worse."
 
     def _resolution(self) -> str:
         if self.item.mde is None:
-            return "No difference, however large, would be certain on these groups."
+            return "Which gain such a test set would show cannot be told from these groups."
         return (
             f"A true gain of {self._gap(self.item.mde)} would come out better in 4 of 5 test sets like this one; "
             "a smaller one is often missed."
@@ -82,7 +82,7 @@ class Words:
         return f"{100 * value:.1f} %" if self.percent else f"{value:.4g}"
 
     def _gap(self, value: float) -> str:
-        return f"{100 * value:+.1f} points" if self.percent else f"{value:+.4g}"
+        return f"{round(100 * value, 1) + 0.0:+.1f} points" if self.percent else f"{value + 0.0:+.4g}"
 
 
 def _odds(p: float) -> str:

@@ -57,16 +57,17 @@ def enough(found: Estimate) -> bool:
 
 
 def detectable(found: Estimate, config: EvalConfig) -> float | None:
-    """The true difference that comes out `better` in 80 % of evaluations of this size; None where none would.
+    """The true difference that comes out `better` in 80 % of evaluations of this size.
 
-    Half the interval for the verdict and as many standard errors for bad luck as the noncentral t has it, both
-    over c4: the mean of an estimated standard error of few groups is below the true one. check_stats.py counts.
+    None where none would, and where all groups differ alike, so that nothing is known of luck.
+
+    Half the interval for the verdict and t of the power for bad luck, both over c4: the mean of an estimated
+    standard error of few groups is below the true one. check_stats.py counts that it is so.
     """
-    if not enough(found):
+    if not enough(found) or found.unbiased_error == 0:
         return None
     freedom = degrees_of_freedom(found.effective_groups)
-    critical = float(special.stdtrit(freedom, (1 + config.confidence) / 2))
-    luck = (_noncentrality(freedom, critical) - critical) * found.unbiased_error
+    luck = float(special.stdtrit(freedom, POWER)) * found.unbiased_error
     return config.min_gain + ((found.high - found.low) / 2 + luck) / _c4(freedom)
 
 
@@ -80,7 +81,7 @@ def plan_detectable(sizes: Array, expected: Disagreement, config: EvalConfig) ->
     error = np.sqrt(expected.variance * (sizes * (1 + (sizes - 1) * expected.icc)).sum()) / rows
     freedom = degrees_of_freedom(effective_groups(sizes))
     critical = special.stdtrit(freedom, (1 + config.confidence) / 2)
-    return config.min_gain + float(_noncentrality(freedom, critical) * error)
+    return config.min_gain + float(special.nctdtrinc(freedom, 1 - POWER, critical) * error)
 
 
 def disagreement(difference: Array, groups: Indices) -> Disagreement:
@@ -99,11 +100,6 @@ def disagreement(difference: Array, groups: Indices) -> Disagreement:
     typical = (rows - (sizes**2).sum() / rows) / (count - 1)
     icc = (between - within) / (between + (typical - 1) * within)
     return Disagreement(variance, float(np.clip(icc, 0.0, 1.0)))
-
-
-def _noncentrality(freedom: float, critical: float) -> float:
-    """The true effect, in standard errors, whose t exceeds `critical` with the power wanted."""
-    return float(special.nctdtrinc(freedom, 1 - POWER, critical))
 
 
 def _c4(freedom: float) -> float:

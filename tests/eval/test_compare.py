@@ -66,7 +66,7 @@ def test_json_is_one_comparison_of_the_report(write: Write, capsys: pytest.Captu
     )
     assert (found["delta"], found["value_a"], found["value_b"]) == (0.5, 0.25, 0.75)
     assert (found["n"], found["n_groups"], found["effective_groups"]) == (60, 20, 20.0)
-    assert found["verdict"] == "better"
+    assert (found["verdict"], found["test"]) == ("better", "cluster bootstrap")
     assert 0 < found["ci_low"] < 0.5 < found["ci_high"] < 1
     assert found["p"] == found["p_adjusted"] < 0.01
     assert found["mcnemar_p"] == pytest.approx(2**-29)  # 30 rows fixed, none broken
@@ -210,10 +210,19 @@ def test_wrong_commands_are_usage_errors(
     a = write("a", rows(30))
     assert main([a, str(tmp_path / "nowhere.jsonl"), "--metric", "accuracy"]) == 2
     assert "nowhere.jsonl cannot be read: No such file or directory" in capsys.readouterr().err
-    for wrong in ([a, a], [a, a, "--metric", "rouge"], [a, a, "--metric", "accuracy", "--margin", "0"]):
+    for wrong in ([a, a], [a, a, "--metric", "bleu"], [a, a, "--metric", "accuracy", "--margin", "0"]):
         with pytest.raises(SystemExit) as caught:
             main(wrong)
         assert caught.value.code == 2
         err = capsys.readouterr().err
         assert err.startswith("error: ")
         assert err.count("\n") == 1
+
+
+def test_small_losses_are_no_minus_zero(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    files = write("a", rows(30)), write("b", rows(30))
+    assert main([*files, "--metric", "accuracy"]) == 0
+    out = capsys.readouterr().out
+    assert "The difference is +0.0 points; the 95 % interval runs from +0.0 points to +0.0 points." in out
+    assert "would come up in 10 of 10 test sets" in out
+    assert "Which gain such a test set would show cannot be told" in out

@@ -28,9 +28,16 @@ def test_detectable_effect_of_many_groups() -> None:
     assert stats.detectable(FOUND, EvalConfig(min_gain=0.05)) == pytest.approx(0.106832, abs=1e-5)
 
 
+def test_detectable_effect_of_few_groups() -> None:
+    """Eight groups: (0.04 + 0.8960 * 0.02) / 0.9650, with t of 0.8 at 7 degrees of freedom and c4 of eight values."""
+    few = replace(FOUND, n_groups=8, effective_groups=8.0)
+    assert stats.detectable(few, EvalConfig()) == pytest.approx(0.060020, abs=1e-5)
+
+
 def test_few_or_uneven_groups_detect_nothing() -> None:
     assert stats.detectable(replace(FOUND, n_groups=7, effective_groups=7.0), EvalConfig()) is None
     assert stats.detectable(replace(FOUND, n_groups=40, effective_groups=2.0), EvalConfig()) is None
+    assert stats.detectable(replace(FOUND, unbiased_error=0.0), EvalConfig()) is None
 
 
 @pytest.mark.parametrize(("rows", "points"), [(200, 8.1), (500, 5.1), (1000, 3.6), (3080, 2.1)])
