@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 from eval.predictions import Array, Indices
 
+Counts = Any
+"""[groups, counts], a NumPy array or a SciPy sparse one."""
 CHUNK_FLOATS = 4_000_000
 SPARSE = 0.05
 """Share of counts that are not zero below which a product with few zeros is the slower one."""
@@ -68,13 +71,13 @@ def mean_difference(a: Array, b: Array, groups: Indices) -> GroupStatistic:
     )
 
 
-def corpus_difference(a: Array, b: Array, sizes: Array, metric: Callable[[Array], Array]) -> GroupStatistic:
+def corpus_difference(a: Counts, b: Counts, sizes: Array, metric: Callable[[Array], Array]) -> GroupStatistic:
     """The metric of `b` minus that of `a` from each group's counts: F1, precision, all that sums determine.
 
     `a` and `b` are [groups, counts], `sizes` the rows of each group; `metric` takes sums [draws, counts] to
     values [draws].
     """
-    sum_a, sum_b = a.sum(axis=0), b.sum(axis=0)
+    sum_a, sum_b = (np.asarray(counts.sum(axis=0)).ravel() for counts in (a, b))
     drawn_a, drawn_b, drawn_gap = (_weighted_sums(counts) for counts in (a, b, b - a))
 
     def swapped(chosen: Array) -> Array:
@@ -87,16 +90,20 @@ def corpus_difference(a: Array, b: Array, sizes: Array, metric: Callable[[Array]
         standard_error=None,
         arms=(float(metric(sum_a[None])[0]), float(metric(sum_b[None])[0])),
         swapped=swapped,
-        without=lambda: metric(sum_b - b) - metric(sum_a - a),
+        without=lambda: metric(sum_b - _dense(b)) - metric(sum_a - _dense(a)),
     )
 
 
-def _weighted_sums(counts: Array) -> Callable[[Array], Array]:
+def _weighted_sums(counts: Counts) -> Callable[[Array], Array]:
     """Weights [draws, groups] to sums [draws, counts]; small groups of many labels hold almost only zeros."""
-    if np.count_nonzero(counts) > SPARSE * counts.size:
+    if not sparse.issparse(counts) and np.count_nonzero(counts) > SPARSE * counts.size:
         return lambda weights: np.asarray(weights @ counts)
     columns = sparse.csr_array(counts.T)
     return lambda weights: np.ascontiguousarray((columns @ weights.T).T)
+
+
+def _dense(counts: Counts) -> Array:
+    return np.asarray(counts.toarray() if sparse.issparse(counts) else counts)
 
 
 def clustered_error(scores: Array, groups: Indices) -> float:

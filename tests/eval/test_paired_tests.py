@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import sparse
 from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar as their_mcnemar
 
@@ -94,6 +95,11 @@ def test_single_rows_of_many_labels_are_summed_alike() -> None:
     by_hand = macro_f1_of_counts(weights @ b) - macro_f1_of_counts(weights @ a)
     assert found.value(weights) == pytest.approx(by_hand, abs=1e-12)
     assert by_hand.max() < -0.1
+    thin = stats.corpus_difference(sparse.csr_array(a), sparse.csr_array(b), np.ones(200), macro_f1_of_counts)
+    assert thin.value(weights) == pytest.approx(by_hand, abs=1e-12)
+    assert stats.left_out(thin) == pytest.approx(stats.left_out(replace(found, without=None)), abs=1e-12)
+    assert thin.swapped is not None
+    assert thin.swapped(np.ones((1, 200))) == pytest.approx(-stats.whole(found), abs=1e-12)
 
 
 def test_wild_bootstrap_of_few_groups_is_complete() -> None:
