@@ -38,8 +38,7 @@ def run(run: RunConfig) -> Artifact:
 def _evaluate(run: RunConfig, tasks: list[Task], inputs: Inputs, output: Output) -> dict[str, Any]:
     train, test = inputs.rows("train"), inputs.rows("test")
     vocabulary = inputs.vocabulary(train)
-    groups = {row["group"] for row in test}
-    say(f"{len(test)} test rows in {len(groups)} groups; the floors learn from {len(train)} rows")
+    say(f"{summary.foreseen(test, run.eval)}; the floors learn from {len(train)} rows")
     floors = {arms.MAJORITY: arms.majority(train, test), arms.SVM: arms.svm(train, test, run.eval.seed)}
     models, template = arms.models(inputs, run.hardware, run.eval, test)
     predictions = predict_all(tasks, test, {**models, **floors})

@@ -68,8 +68,13 @@ def overrides(report: Report, config: EvalConfig) -> list[str]:
 
 def sentence(item: Mapping[str, Any]) -> str:
     """One comparison in one line: verdict, difference, interval, size, detectable effect."""
+    found = (
+        "no detectable gain can be stated"
+        if item["mde"] is None
+        else f"a gain of {item['mde']:.4f} is found 4 times in 5"
+    )
     return (
         f"{item['verdict']}: {item['b']} minus {item['a']} on {item['task']} {item['metric']} is "
         f"{item['delta']:+.4f} [{item['ci_low']:+.4f}, {item['ci_high']:+.4f}], p {item['p']:.2g}, "
-        f"{item['n']} rows in {item['n_groups']} groups, a gain of {item['mde']:.4f} is found 4 times in 5"
+        f"{item['n']} rows in {item['n_groups']} groups (as much as {item['effective_groups']:.0f} equal ones), {found}"
     )

@@ -52,7 +52,7 @@ def pair(a: Sequence[Prediction], b: Sequence[Prediction]) -> Pairs:
     for missing, arm in ((of_a.keys() - of_b.keys(), b), (of_b.keys() - of_a.keys(), a)):
         if missing:
             raise DataError(
-                f"predictions_{_arm(arm)}.jsonl lacks {len(missing)} of the other arm's ids, "
+                f"{_arm(arm)} lacks {len(missing)} of the other arm's ids, "
                 f"the first is {min(missing)}; evaluate both arms on the same rows"
             )
     lined_up = [of_b[item["id"]] for item in a]
@@ -71,15 +71,27 @@ def group_numbers(predictions: Sequence[Prediction]) -> Indices:
     return np.array([numbers.setdefault(item["group"], len(numbers)) for item in predictions], dtype=np.int64)
 
 
+def require_several_answers(rows: Sequence[Prediction]) -> None:
+    """Raise DataError where every gold answer is the same: who always says it is right, whatever it learned."""
+    first = rows[0]["gold"]
+    if all(item["gold"] == first for item in rows):
+        raise DataError(
+            f"all {len(rows)} gold answers are the same, so this test set tells no skill from saying it always; "
+            "add rows of other labels"
+        )
+
+
 def _by_id(predictions: Sequence[Prediction]) -> Mapping[str, Prediction]:
     doubled = [name for name, count in Counter(item["id"] for item in predictions).items() if count > 1]
     if doubled:
         raise DataError(
-            f"predictions_{_arm(predictions)}.jsonl holds {len(doubled)} doubled ids, "
+            f"{_arm(predictions)} holds {len(doubled)} doubled ids, "
             f"the first is {min(doubled)}; every row counts once"
         )
     return {item["id"]: item for item in predictions}
 
 
 def _arm(predictions: Sequence[Prediction]) -> str:
-    return predictions[0]["arm"] if predictions else "(empty)"
+    """The file that holds an arm: of a stage by the arm's name, of `eval.compare` as it was given."""
+    name = predictions[0]["arm"] if predictions else "(empty)"
+    return name if name.endswith(".jsonl") or "/" in name else f"predictions_{name}.jsonl"

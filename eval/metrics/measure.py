@@ -9,8 +9,6 @@ import numpy as np
 from eval import stats
 from eval.predictions import Array, Indices, Pairs, Prediction, group_numbers
 
-CHUNK_FLOATS = 4_000_000
-
 Counts = Any
 """[groups, counts], a NumPy array or a SciPy sparse one: most groups know few of many labels."""
 Formula = Callable[[Array], Array]
@@ -79,15 +77,6 @@ def difference(measure: Measure, pairs: Pairs) -> stats.GroupStatistic | None:
     if a is None or b is None:
         return None
     if a.scores is not None and b.scores is not None:
-        return stats.mean(b.scores - a.scores, pairs.groups)
+        return stats.mean_difference(a.scores, b.scores, pairs.groups)
     sizes = np.bincount(pairs.groups).astype(float)
-    return stats.GroupStatistic(sizes, lambda weights: _drawn(b, weights) - _drawn(a, weights), None)
-
-
-def _drawn(arm: ArmStatistic, weights: Array) -> Array:
-    """The metric on draws [draws, groups], so many at a time that the sums stay small."""
-    step = max(1, CHUNK_FLOATS // arm.counts.shape[1])
-    parts = [
-        arm.formula(weights[start : start + step] @ arm.counts) for start in range(0, len(weights), step)
-    ]
-    return np.concatenate(parts)
+    return stats.corpus_difference(a.counts, b.counts, sizes, b.formula)

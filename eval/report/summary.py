@@ -1,13 +1,17 @@
 """report.json: every arm's metrics, the adapter against every other arm, the verdict."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
+
+import numpy as np
 
 from eval import gate, stats
 from eval.arms import ADAPTER
-from eval.predictions import Prediction, pair
+from eval.comparison import Compared, Comparison, adjust, compare
+from eval.predictions import Prediction, pair, require_several_answers
 from eval.tasks import Task
 from finetune.config.eval import EvalConfig
 
@@ -15,32 +19,15 @@ ArmPredictions = Mapping[str, Sequence[Prediction]]
 """Predictions of all tasks by arm."""
 
 
-@dataclass
-class Comparison:
-    """`b` minus `a` on one metric of one task, in the fields of the contract."""
-
-    a: str
-    b: str
-    task: str
-    metric: str
-    delta: float
-    ci_low: float
-    ci_high: float
-    p: float
-    p_adjusted: float | None
-    mde: float
-    n: int
-    n_groups: int
-    verdict: str
-
-
 def summarise(
     tasks: Sequence[Task], predictions: ArmPredictions, vocabulary: AbstractSet[str], config: EvalConfig
 ) -> dict[str, Any]:
     """The content of report.json; `primary` is the task whose metric decides.
 
-    Raises DataError where two arms do not hold the same rows.
+    Raises DataError where two arms do not hold the same rows, or all rows of a task have one gold answer.
     """
+    for task in tasks:
+        require_several_answers(of_task(task, predictions[ADAPTER]))
     arms = {
         arm: {task.name: task.measure(of_task(task, found), vocabulary) for task in tasks}
         for arm, found in predictions.items()
@@ -52,13 +39,25 @@ def summarise(
         if arm != ADAPTER
         for item in _compare(task, predictions, arm, config)
     ]
-    _adjust(comparisons, {task.name: task.metric.name for task in tasks})
-    report = {"arms": arms, "comparisons": [asdict(item) for item in comparisons], "primary": config.primary}
-    return {
-        **report,
-        "verdict": gate.deciding(report, config)["verdict"],
-        "labels": _labels(tasks, predictions),
-    }
+    adjust(comparisons, {task.name: task.metric.name for task in tasks})
+    shown = [asdict(item) for item in comparisons]
+    report = {"arms": arms, "comparisons": shown, "primary": config.primary}
+    decides = gate.deciding(report, config)
+    _hold_together(shown, decides, config)
+    return {**report, "verdict": decides["verdict"], "labels": _labels(tasks, predictions)}
+
+
+def foreseen(rows: Sequence[Mapping[str, Any]], config: EvalConfig) -> str:
+    """Before anything is answered: the rows, their groups, and the gain in exact match that they could show."""
+    sizes = np.array(list(Counter(row["group"] for row in rows).values()), dtype=float)
+    found = f"{len(rows)} test rows in {len(sizes)} groups"
+    if len(sizes) < stats.MIN_GROUPS or stats.effective_groups(sizes) < stats.MIN_EFFECTIVE_GROUPS:
+        return f"{found}, too few or uneven for any verdict"
+    gain = stats.plan_detectable(sizes, stats.EXPECTED, config)
+    return (
+        f"{found}: a gain of {100 * gain:.1f} points would be found 4 times in 5, were arms to differ on "
+        f"{100 * stats.EXPECTED.variance:.0f} % of the rows"
+    )
 
 
 def of_task(task: Task, predictions: Sequence[Prediction]) -> list[Prediction]:
@@ -78,7 +77,8 @@ def numbers(report: Mapping[str, Any]) -> dict[str, float | str]:
     }
     for item in report["comparisons"]:
         prefix = f"eval/{item['task']}/{item['b']}-{item['a']}/{item['metric']}"
-        found |= {f"{prefix}/{field}": item[field] for field in ("delta", "ci_low", "ci_high", "p", "mde")}
+        known = {field: item[field] for field in ("delta", "ci_low", "ci_high", "p", "mde")}
+        found |= {f"{prefix}/{field}": value for field, value in known.items() if value is not None}
     return found
 
 
@@ -93,29 +93,16 @@ def _labels(tasks: Sequence[Task], predictions: ArmPredictions) -> dict[str, dic
 
 def _compare(task: Task, predictions: ArmPredictions, arm: str, config: EvalConfig) -> list[Comparison]:
     pairs = pair(of_task(task, predictions[arm]), of_task(task, predictions[ADAPTER]))
-    found = {metric: stats.estimate(item, config) for metric, item in task.differences(pairs).items()}
     return [
-        Comparison(
-            a=arm,
-            b=ADAPTER,
-            task=task.name,
-            metric=metric,
-            delta=item.value,
-            ci_low=item.low,
-            ci_high=item.high,
-            p=item.p,
-            p_adjusted=None,
-            mde=stats.detectable(item, config),
-            n=item.n,
-            n_groups=item.n_groups,
-            verdict=stats.verdict(item, config.min_gain),
-        )
-        for metric, item in found.items()
+        compare(Compared(arm, ADAPTER, task.name, metric), statistic, config)
+        for metric, statistic in task.differences(pairs).items()
     ]
 
 
-def _adjust(comparisons: Sequence[Comparison], primary: Mapping[str, str]) -> None:
-    """Holm over the comparisons of each task's own metric; the others are exploratory and keep null."""
-    family = [item for item in comparisons if item.metric == primary[item.task]]
-    for item, adjusted in zip(family, stats.holm([item.p for item in family]), strict=True):
-        item.p_adjusted = adjusted
+def _hold_together(
+    comparisons: Sequence[dict[str, Any]], decides: Mapping[str, Any], config: EvalConfig
+) -> None:
+    """Take back verdicts that do not stand once all are read together; the one named beforehand stands alone."""
+    for item in comparisons:
+        if item is not decides and item["p_adjusted"] >= 1 - config.confidence:
+            item["verdict"] = stats.INCONCLUSIVE
