@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from transformers import TrainerCallback
 from trl import SFTTrainer
+from trl.trainer.utils import add_fused_lm_head
 
 from finetune.checkpoint import Checkpoint, Checkpoints
 from finetune.config.schema import TrainConfig
@@ -16,6 +17,7 @@ from finetune.console import say
 from finetune.dataset import TrainingRows
 from finetune.guards import SpikeWatch, listed, require_finite_step
 from finetune.log_rows import LOG
+from finetune.loss import OUTPUTS
 from finetune.preemption import Preemption, stopped
 from finetune.run_log import RunLog
 from finetune.training_state import (
@@ -76,6 +78,9 @@ class ExactTrainer(SFTTrainer):  # type: ignore[misc]
 
     def __init__(self, *args: Any, rows: TrainingRows, train: TrainConfig, **options: Any) -> None:
         super().__init__(*args, **options)
+        add_fused_lm_head(
+            self.model.get_base_model(), outputs=OUTPUTS
+        )  # in place of TRL's, for `compute_loss`
         self.run_rows, self.run_train = rows, train
         self.losses: list[torch.Tensor] = []
         self.begun: _StepStart | None = None

@@ -11,6 +11,9 @@ CHUNK_LOGITS = 2**22
 LEAST_ROWS = 64
 """Of a chunk, however large the vocabulary: each chunk reads the whole head."""
 
+OUTPUTS = ("log_probs",)
+"""Of TRL's head: the loss. Its own trainer logs an entropy and an accuracy beside."""
+
 
 def score_trained_positions_only() -> None:
     """Make TRL's fused head skip masked positions on CPU as it does on CUDA, and go over the logits once there.
@@ -32,15 +35,15 @@ class LogProbabilities:
     def apply(
         hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *options: Any
     ) -> tuple[Tensor | None, ...]:
-        """log_probs [positions] and, from TRL's function alone, the outputs that its log asks for.
+        """log_probs [positions] and, from TRL's function alone, other outputs that are asked for.
 
         `options` are TRL's: temperature, columns of a tile, softcap, scale of the logits, names of the outputs.
         """
         from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 
-        temperature, _, softcap, scale, _ = options
+        temperature, _, softcap, scale, outputs = options
         simple = bias is None and softcap is None and temperature == 1 and not weight.requires_grad
-        if hidden.device.type == "cpu" and simple:
+        if hidden.device.type == "cpu" and simple and outputs == OUTPUTS:
             log_probs: Tensor = LogProbability.apply(hidden, weight, targets, scale)
             return log_probs, None, None, None, None
         found: tuple[Tensor | None, ...] = ChunkedLogProbFunction.apply(

@@ -21,8 +21,9 @@ def require_isolated_rows(model: Any) -> None:
     sequence (Mamba, short convolutions) and masks of a model's own (ALiBi) do not.
     """
     if leak(model) > MAX_LEAK:
+        attention = model.config._attn_implementation.removesuffix("_fused")  # the user's name of ours
         raise ConfigError(
-            f"train.packing=true, but in a {type(model).__name__} with attention {model.config._attn_implementation} "
+            f"train.packing=true, but in a {type(model).__name__} with attention {attention} "
             "packed rows see the rows before them; set train.packing=false, or model.attention=sdpa"
         )
 

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from finetune.architecture import config_of
 from finetune.config.plan import Device
-from finetune.loss import LogProbabilities
+from finetune.loss import OUTPUTS, LogProbabilities
 from finetune.plan.kernels import FusedLinearCrossEntropy, InPlaceCrossEntropy, accumulate_product, fold_tile
 from finetune.plan.settings import Head, Settings
 
@@ -60,7 +60,7 @@ def _chunked(hidden: torch.Tensor, head: Any, settings: Settings) -> torch.Tenso
     place = torch.zeros(trained, dtype=torch.long)
     chosen = shifted[place, place]
     softcap = getattr(config_of(settings.architecture), "final_logit_softcapping", None)
-    options = (1.0, TRL_TILE, softcap, 1.0, TRL_OUTPUTS)
+    options = (1.0, TRL_TILE, softcap, 1.0, OUTPUTS if settings.fused else TRL_OUTPUTS)
     loss = function.apply(chosen, head.weight, head.bias, place, *options)[0]
     assert loss is not None  # noqa: S101  (the others may be)
     return -loss.sum()
