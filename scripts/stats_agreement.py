@@ -123,7 +123,6 @@ def _sklearn() -> Iterator[Agreement]:
 
 def _evalsig() -> Iterator[Agreement]:
     import evalsig
-    from evalsig.inference.cluster_bootstrap import cluster_bootstrap_ci
     from evalsig.inference.mcnemar import mcnemar_test
     from evalsig.inference.mde import estimate_icc
     from evalsig.inference.paired import paired_t_test
@@ -149,6 +148,12 @@ def _evalsig() -> Iterator[Agreement]:
         yield Agreement(
             f"evalsig: {name}, sum of 15 adjusted p", sum(adjust(P_VALUES)), float(adjusted.sum())
         )
+    yield from _evalsig_bootstrap()
+
+
+def _evalsig_bootstrap() -> Iterator[Agreement]:
+    from evalsig.inference.cluster_bootstrap import cluster_bootstrap_ci
+
     a, b = (
         A + SOURCE.random(120),
         B + SOURCE.random(120),

@@ -169,11 +169,7 @@ def _official(
         if None in scored:
             return None
         questions = [
-            cuad.Question(
-                f"{row['document'] or row['id']}__{row.get('question') or ''}",
-                labels(row["gold"]),
-                scores or {},
-            )
+            cuad.Question(_name(row), labels(row["gold"]), scores or {})
             for row, scores in zip(rows, scored, strict=True)
         ]
         return ArmStatistic(cuad.counts(questions, scope.groups), formula)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,8 @@ def corpus_difference(a: Counts, b: Counts, sizes: Array, metric: Callable[[Arra
         standard_error=None,
         arms=(float(metric(sum_a[None])[0]), float(metric(sum_b[None])[0])),
         swapped=partial(_in_parts, swapped, a.shape[1]),
-        without=lambda: metric(sum_b - _dense(b)) - metric(sum_a - _dense(a)),
+        # error, BCa and wild bootstrap each ask for it
+        without=cache(lambda: metric(sum_b - _dense(b)) - metric(sum_a - _dense(a))),
     )
 
 
