@@ -48,12 +48,14 @@ PRODUCT = (2048, 4096, 4096)
 
 def measure(variant: str, steps: int, compute: str) -> dict[str, Any]:
     """Train `steps` steps in this process: tokens/s and FLOP/s after the first, overhead, memory, every step's loss."""
+    from finetune.peak_memory import peak_bytes, reset_peak
+
     trainer, lengths, flops = build(variant, steps)
     if compute == "fp32":
         compute_in_fp32(trainer)
     clock = clocked(trainer)
     before = product_flops()
-    Path("/proc/self/clear_refs").write_text("5")  # the highest resident size counts anew (man 5 proc)
+    reset_peak(cuda=False)
     trainer.train()
     seconds, batch = clock.ends[-1] - clock.ends[0], trainer.run_batch
     product = (before + product_flops()) / 2
@@ -62,16 +64,9 @@ def measure(variant: str, steps: int, compute: str) -> dict[str, Any]:
         "share": flops(batch, steps * batch) / seconds / product,
         "product_gflops": product / 1e9,
         "overhead": 1 - clock.working / seconds,
-        "peak_gib": peak_gib(),
+        "peak_gib": (peak_bytes(cuda=False) or 0) / 2**30,
         "losses": [row["loss"] for row in trainer.state.log_history if "loss" in row],
     }
-
-
-def peak_gib() -> float:
-    (line,) = (
-        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")
-    )
-    return int(line.split()[1]) / 2**20
 
 
 def product_flops() -> float:

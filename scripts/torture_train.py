@@ -58,15 +58,6 @@ class Place:
 
     folder: Path
 
-    def environment(self) -> dict[str, str]:
-        names = {
-            "CONF_DIR": "conf",
-            "DATA_ROOT": "data",
-            "MODELS_ROOT": "models",
-            "ARTIFACTS_ROOT": "artifacts",
-        }
-        return {key: str(self.folder / name) for key, name in names.items()}
-
     def adapters(self, experiment: str) -> Path:
         return self.folder / "artifacts/adapters" / experiment
 
@@ -78,7 +69,9 @@ def argv_of(name: str, place: Place) -> list[str]:
 
 def child(module: str, argv: list[str], place: Place, log: Path, kill_at: int | None) -> None:
     """One stage in a process of its own; `kill_at`: the file operation that it does not survive."""
-    os.environ.update(place.environment())
+    import tiny
+
+    os.environ.update(tiny.environment(place.folder))
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.dup2(handle, 1)
     os.dup2(handle, 2)

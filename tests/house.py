@@ -48,16 +48,6 @@ class House:
         (self.folder / "artifacts/adapters/tiny/current").unlink()
         return self.run.rename(self.folder / name)
 
-    @property
-    def environment(self) -> dict[str, str]:
-        names = {
-            "CONF_DIR": "conf",
-            "DATA_ROOT": "data",
-            "MODELS_ROOT": "models",
-            "ARTIFACTS_ROOT": "artifacts",
-        }
-        return {key: str(self.folder / name) for key, name in names.items()}
-
     def argv(self, *more: str) -> list[str]:
         return ["experiment=tiny", f"paths.runs={self.folder / 'runs'}", *SETTINGS, *more]
 
@@ -72,7 +62,7 @@ class House:
     @contextmanager
     def _at_home(self) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
-            for key, value in self.environment.items():
+            for key, value in tiny.environment(self.folder).items():
                 patch.setenv(key, value)
             yield
 
@@ -81,7 +71,7 @@ class House:
         return subprocess.run(
             [sys.executable, "-c", code, *self.argv(*more)],
             cwd=ROOT,
-            env=os.environ | self.environment,
+            env=os.environ | tiny.environment(self.folder),
             capture_output=True,
             text=True,
             timeout=300,

@@ -28,13 +28,7 @@ class Team:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {
-            **os.environ,
-            "CONF_DIR": str(self.folder / "conf"),
-            "DATA_ROOT": str(self.folder / "data"),
-            "MODELS_ROOT": str(self.folder / "models"),
-            "ARTIFACTS_ROOT": str(self.folder / "artifacts"),
-        }
+        return os.environ | tiny.environment(self.folder)
 
     def make(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`make …` as a person types it, its runs/ in the private folder."""

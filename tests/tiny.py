@@ -98,6 +98,12 @@ def write_rows(path: Path, rows: int = 40) -> None:
             )
 
 
+def environment(folder: Path) -> dict[str, str]:
+    """Where the stages of a team's private folder look for what is theirs."""
+    names = {"CONF_DIR": "conf", "DATA_ROOT": "data", "MODELS_ROOT": "models", "ARTIFACTS_ROOT": "artifacts"}
+    return {key: str(folder / name) for key, name in names.items()}
+
+
 def write_conf(folder: Path) -> None:
     """A CONF_DIR with the experiment `tiny`, as a team with private settings would keep it."""
     files = {
