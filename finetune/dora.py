@@ -14,6 +14,8 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.dora import DoraLinearLayer
 from torch import Tensor, nn
 
+from finetune.nf4 import weight_of
+
 ROWS = 1024
 """Of a weight that are in fp32 at once, plain and adapted: twice 117 MB for the widest layer of a 70B."""
 
@@ -52,20 +54,10 @@ def row_lengths(base_layer: Any, down: Tensor, up: Tensor, scaling: float) -> Te
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(down.device.type, enabled=False):
         lengths = []
         down = down.float()
-        parts = torch.split(_dequantised(base_layer), ROWS), torch.split(up.float(), ROWS)
+        parts = torch.split(weight_of(base_layer), ROWS), torch.split(up.float(), ROWS)
         for weight, factor in zip(*parts, strict=True):
             lengths.append(torch.linalg.norm(torch.addmm(weight.float(), factor, down, alpha=scaling), dim=1))
         return torch.cat(lengths)
-
-
-def _dequantised(base_layer: Any) -> Tensor:
-    weight: Tensor = base_layer.weight
-    state = getattr(weight, "quant_state", None)
-    if state is None:
-        return weight
-    import bitsandbytes.functional as bnb
-
-    return bnb.dequantize_4bit(weight.data, state)  # type: ignore[no-any-return]
 
 
 def use_exact_dora(network: Any) -> None:

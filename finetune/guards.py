@@ -1,4 +1,4 @@
-"""What stops or marks a run: no number, a spike, no memory, no disk, nothing to learn."""
+"""What stops or marks a run: no number, a spike, no memory, nothing to learn."""
 
 import gc
 import math

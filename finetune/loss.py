@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 CHUNK_LOGITS = 2**22
-"""Logits that stand in memory at once on a CPU: 8 MB in bf16 and 16 MB in fp32, and a gradient as large."""
+"""Logits that stand in memory at once on a CPU: 8 MB in bf16, 16 MB in fp32, and log-probabilities as large."""
 LEAST_ROWS = 64
 """Of a chunk, however large the vocabulary: each chunk reads the whole head."""
 

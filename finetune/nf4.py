@@ -1,6 +1,7 @@
 """bitsandbytes' NF4 tensors as they stand in safetensors files: packed, found and unpacked one at a time."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import bitsandbytes.functional as bnb
 import torch
@@ -30,6 +31,15 @@ def packed_bytes(values: int, double_quantisation: bool) -> int:
     blocks = -(-values // BLOCK_SIZE)
     scales = blocks + 4 * -(-blocks // NESTED_BLOCK_SIZE) if double_quantisation else 4 * blocks
     return -(-values // 2) + scales + MAPS_AND_HEADER
+
+
+def weight_of(layer: Any) -> Tensor:
+    """What a plain or a 4-bit linear layer multiplies with; shape [out, in]."""
+    weight: Tensor = layer.weight
+    state = getattr(weight, "quant_state", None)
+    if state is not None:
+        weight = bnb.dequantize_4bit(weight.data, state)
+    return weight
 
 
 class Shelf:

@@ -17,7 +17,10 @@ from finetune.stage import stage
 from finetune.training_data import open_data
 
 VERSION = 3
-"""Raised by hand when the same rows and settings make another adapter. 2: another order of the rows."""
+"""Raised by hand when the same rows and settings make another adapter.
+
+2: another order of the rows. 3: a step rounds otherwise.
+"""
 KEPT = (CHECKPOINTS, LOG)
 """What an interrupted run goes on from."""
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 
@@ -21,6 +20,7 @@ from finetune.config.plan import Device, HardwareConfig
 from finetune.config.schema import TrainConfig
 from finetune.console import say
 from finetune.dataset import TrainingRows, encode_rows
+from finetune.fused.lora import cast_inputs
 from finetune.generate import greedy
 from finetune.guards import is_out_of_memory, require_finite
 from finetune.model import ADAPTER, Loaded, load_base, read_renderer, require_device
@@ -228,11 +228,7 @@ def write_checkpoint(trainer: Any, folder: Path) -> None:
 
 def _answer(loaded: Loaded, prompts: list[list[int]], run: RunConfig, found: Measured) -> None:
     cuda = run.hardware.device is Device.cuda
-    for module in loaded.model.modules():
-        if isinstance(module, LoraLayer):
-            module.cast_input_dtype_enabled = (
-                True  # outside of autocast nothing else makes the precisions meet
-            )
+    cast_inputs(loaded.model, True)
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     started = time.monotonic()

@@ -45,7 +45,6 @@ class Attention(Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         """Gradients of queries, keys and values."""
         query, keys, values, weights = ctx.saved_tensors
-        heads = ctx.of_query[1] // (len(keys) // ctx.of_query[0])
         grad = grad.reshape(len(keys), -1, grad.shape[-1])
         of_values = torch.bmm(weights.transpose(1, 2), grad)
         of_weights = torch.bmm(grad.float(), values.float().transpose(1, 2))
@@ -54,8 +53,8 @@ class Attention(Function):
         )
         of_query = torch.bmm(of_scores, keys).mul_(ctx.scaling).view(ctx.of_query)
         of_keys = torch.bmm(of_scores.transpose(1, 2), query).mul_(ctx.scaling)
-        shape = (ctx.of_query[0], ctx.of_query[1] // heads)
-        return of_query, of_keys.unflatten(0, shape), of_values.unflatten(0, shape), None, None
+        rows = (ctx.of_query[0], -1)
+        return of_query, of_keys.unflatten(0, rows), of_values.unflatten(0, rows), None, None
 
 
 def _by_key_head(query: Tensor, key: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from finetune.config.plan import Device
 from finetune.config.schema import Checkpointing, LoraSettings
 from finetune.dora import magnitudes_without_content, use_exact_dora
 from finetune.fused import fuse_step
+from finetune.fused.lora import cast_inputs
 from finetune.methods import lora_config
 from finetune.plan.experts import grouped_experts, unstack_experts
 from finetune.plan.kernels import FusedNorm, flash_attention, fused_attention
@@ -50,14 +51,8 @@ def build(settings: Settings, layers: int) -> Any:
     use_exact_dora(network)
     if settings.fused:
         fuse_step(network, settings.device)
-    _cast_lora_inputs(network, not settings.autocast)
+    cast_inputs(network, not settings.autocast)
     return network.train()
-
-
-def _cast_lora_inputs(network: Any, cast: bool) -> None:
-    for module in network.modules():
-        if hasattr(module, "cast_input_dtype_enabled"):
-            module.cast_input_dtype_enabled = cast
 
 
 def shallow(architecture: Mapping[str, Any], layers: int) -> dict[str, Any]:
