@@ -40,7 +40,7 @@ h3 { font-size: .95rem; margin: 1.25rem 0 .25rem; font-weight: 600; } h3:first-c
 p { margin: .4rem 0 .8rem; max-width: 46rem; } .note { color: var(--muted); font-size: .9rem; }
 .panel { background: var(--panel); border: 1px solid var(--line); border-radius: 10px;
   padding: 1rem 1.1rem; }
-.wide { overflow-x: auto; padding: .25rem .25rem; }
+.wide { overflow-x: auto; padding: .25rem .25rem; } .wide tbody th { min-width: 9rem; }
 table { border-collapse: collapse; width: 100%; font-size: .92rem; }
 th { text-align: left; font-weight: 500; color: var(--muted); font-size: .82rem; vertical-align: bottom; }
 th, td { padding: .5rem .8rem; border-bottom: 1px solid var(--faint); vertical-align: middle; }
@@ -67,7 +67,7 @@ tbody th, .sum th { color: var(--ink); font-size: .92rem; font-weight: 600; vert
   font-variant-numeric: tabular-nums; }
 .forest { display: grid; grid-template-columns: 11rem 1fr 14.5rem; column-gap: 1.25rem;
   align-items: center; font-size: .92rem; }
-.forest > div { padding: .3rem 0; } .forest .number { text-align: left; }
+.forest > div { padding: .3rem 0; } .forest .number { text-align: left; white-space: normal; }
 svg { display: block; width: 100%; overflow: visible; } svg text { fill: var(--muted); font-size: 12px; }
 .grid { stroke: var(--faint); } .zero { stroke: var(--plain); }
 .goal { stroke: var(--plain); stroke-dasharray: 3 3; }
