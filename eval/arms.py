@@ -4,14 +4,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.inputs import Inputs
+from eval.answers import answer
 from finetune.chat import IGNORE, render_answer
 from finetune.config.eval import EvalConfig
-from finetune.config.plan import HardwareConfig
 from finetune.console import say
 from finetune.errors import RefusedError
-from finetune.generate import Answer, greedy
-from finetune.model import Loaded, attach_trained, load_base
+from finetune.generate import Answer
+from finetune.model import Loaded
 
 ADAPTER, BASE, MAJORITY, SVM = "adapter", "base", "majority", "svm"
 
@@ -41,28 +40,25 @@ def svm(train: Rows, test: Rows, seed: int) -> list[Answer]:
     return [Answer(str(found), None, ()) for found in classifier.predict([_question(row) for row in test])]
 
 
-def models(
-    inputs: Inputs, hardware: HardwareConfig, config: EvalConfig, test: Rows
-) -> tuple[dict[str, list[Answer]], str]:
-    """Greedy answers of base and adapter, and the hash of the prompt template.
+def models(loaded: Loaded, config: EvalConfig, test: Rows) -> dict[str, list[Answer]]:
+    """The answers of base and adapter.
 
     One process, one set of 4-bit weights, the same prompts and batches: only the adapter differs.
     """
-    loaded = attach_trained(load_base(inputs.weights, inputs.model(), hardware), inputs.adapter)
     prompts = [loaded.renderer.prompt_ids(row["messages"]) for row in test]
     _require_room(loaded, test, config.max_new_tokens)
     with loaded.model.disable_adapter():
-        of_base = greedy(loaded, prompts, config.batch_rows, config.max_new_tokens, BASE)
-    of_adapter = greedy(loaded, prompts, config.batch_rows, config.max_new_tokens, ADAPTER)
+        of_base = answer(loaded, prompts, config, BASE)
+    of_adapter = answer(loaded, prompts, config, ADAPTER)
     found = {BASE: of_base, ADAPTER: of_adapter}
     told = ", ".join(f"{arm} {count}" for arm, count in cut(found).items())
     say(f"answers cut at eval.max_new_tokens={config.max_new_tokens}: {told}")
-    return found, loaded.renderer.template_hash()
+    return found
 
 
 def cut(models: Mapping[str, Sequence[Answer]]) -> dict[str, int]:
     """How many answers of each model arm reached eval.max_new_tokens before an end token."""
-    return {arm: sum(answer.cut for answer in answers) for arm, answers in models.items()}
+    return {arm: sum(item.cut for item in answers) for arm, answers in models.items()}
 
 
 def _require_room(loaded: Loaded, test: Rows, max_new_tokens: int) -> None:

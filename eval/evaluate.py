@@ -2,14 +2,14 @@
 
 import json
 import sys
-from typing import Any
 
-from eval import arms, gate
-from eval.inputs import Inputs, open_inputs
-from eval.report import page, summary, terminal
-from eval.tasks import Task, make_tasks, predict_all, records
+from eval import gate
+from eval.evaluation import evaluate
+from eval.inputs import open_inputs
+from eval.report import summary, terminal
+from eval.tasks import make_tasks, records
 from finetune import artifacts, tracking
-from finetune.artifacts import Artifact, Output, Spec
+from finetune.artifacts import Artifact, Spec
 from finetune.config import RunConfig
 from finetune.console import say
 from finetune.metrics import JobType
@@ -23,7 +23,7 @@ def run(run: RunConfig) -> Artifact:
     with artifacts.writing(run.paths, spec, move_current=run.run is None) as output:
         if output.finished is None:
             with tracking.open_run(run, JobType.eval, spec) as tracker:
-                tracker.log(summary.numbers(_evaluate(run, tasks, inputs, output)))
+                tracker.log(summary.numbers(evaluate(run, tasks, inputs, output)))
         else:
             say("already evaluated with these settings; nothing to do")
     artifact = output.made()
@@ -33,25 +33,6 @@ def run(run: RunConfig) -> Artifact:
     say(f"report: {artifact.path('report.html')}")
     gate.require_gain(report, run.eval)
     return artifact
-
-
-def _evaluate(run: RunConfig, tasks: list[Task], inputs: Inputs, output: Output) -> dict[str, Any]:
-    train, test = inputs.rows("train"), inputs.rows("test")
-    vocabulary = inputs.vocabulary(train)
-    say(f"{summary.foreseen(test, run.eval)}; the floors learn from {len(train)} rows")
-    floors = {arms.MAJORITY: arms.majority(train, test), arms.SVM: arms.svm(train, test, run.eval.seed)}
-    models, template = arms.models(inputs, run.hardware, run.eval, test)
-    predictions = predict_all(tasks, test, {**models, **floors})
-    for arm, rows in predictions.items():
-        output.write_jsonl(f"predictions_{arm}.jsonl", rows)
-    report = summary.summarise(tasks, predictions, vocabulary, run.eval)
-    output.write_json("report.json", report)
-    facts, shown = page.run_facts(inputs, run), inputs.has_label_set()
-    output.write_text("report.html", page.render(run.name, report, predictions, facts, run.eval, shown))
-    output.counts = {"rows": len(test), "train_rows": len(train), "answers_cut": arms.cut(models)}
-    output.facts = {"template": template, "verdict": report["verdict"]}
-    output.overrides = gate.overrides(report, run.eval)
-    return report
 
 
 if __name__ == "__main__":

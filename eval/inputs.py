@@ -10,8 +10,9 @@ from finetune.chat import render_answer
 from finetune.config import RunConfig, recorded
 from finetune.config.data import DataConfig
 from finetune.config.model import ModelConfig
+from finetune.config.plan import HardwareConfig
 from finetune.errors import DataError
-from finetune.model import trained_on
+from finetune.model import Loaded, attach_trained, load_base, trained_on
 from finetune.rows import read_rows
 
 
@@ -31,6 +32,10 @@ class Inputs:
     def model(self) -> ModelConfig:
         """The model section that the adapter was trained with."""
         return recorded(ModelConfig, self.adapter.manifest.config["model"])
+
+    def load(self, hardware: HardwareConfig) -> Loaded:
+        """The 4-bit base with the adapter on it; `model.disable_adapter()` gives the base back."""
+        return attach_trained(load_base(self.weights, self.model(), hardware), self.adapter)
 
     def has_label_set(self) -> bool:
         """Whether targets are labels, which a report may show."""
