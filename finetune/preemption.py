@@ -8,11 +8,19 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from finetune.console import say
-from finetune.errors import EXIT_STOPPED, PreemptedError
+from finetune.errors import EXIT_PREEMPTED, EXIT_STOPPED, PreemptedError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 ECHO_S = 1.0
 """make, timeout and schedulers send the signal to a process and to its group: the same one so soon is no second one."""
+
+
+class Interruption(KeyboardInterrupt):
+    """Ends whatever a library is doing. transformers takes any Exception for a damaged weight and goes on without it
+    (core_model_loading.py:1387 in 5.23), so that a stop while the base was loading looked like a bug of ours.
+    """
+
+    exit_code = EXIT_PREEMPTED
 
 
 def stopped(state: Any) -> PreemptedError:
@@ -46,6 +54,8 @@ class Preemption:
     ) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
+        if isinstance(error, Interruption):
+            raise PreemptedError("stopped before a step was begun; run the same command again") from None
 
     def leave_training(self) -> None:
         """All is saved, and what comes next is long: a signal that came or comes ends the stage."""
@@ -61,6 +71,6 @@ class Preemption:
             os._exit(EXIT_STOPPED)
         self.requested, self.first = True, (number, time.monotonic())
         if not self.training:
-            raise PreemptedError("stopped before a step was begun; run the same command again")
+            raise Interruption
         with suppress(RuntimeError):  # the signal came amid another line, and Python lets nobody in between
             say(f"{signal.Signals(number).name}: {self.answer}; a second one stops at once")

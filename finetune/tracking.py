@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 from finetune.artifacts import Spec
 from finetune.config.schema import RunConfig, TrackingMode
-from finetune.errors import ConfigError, HallmarkError, MachineError
+from finetune.errors import EXIT_BUG, ConfigError, MachineError
 from finetune.log_rows import Row
 from finetune.metrics import HISTORY, JobType
 
@@ -76,7 +76,7 @@ def open_run(
         if run.tracking.mode is TrackingMode.online:
             _record_lineage(opened, spec)
     except BaseException as error:
-        opened.finish(exit_code=error.exit_code if isinstance(error, HallmarkError) else 1)
+        opened.finish(exit_code=getattr(error, "exit_code", EXIT_BUG))
         raise
     opened.finish()
 

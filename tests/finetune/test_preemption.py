@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import sys
+from contextlib import suppress
 
 import pytest
 
@@ -19,7 +20,7 @@ def test_a_signal_is_a_request_while_training_and_ends_the_stage_before(number: 
         assert preemption.requested
         with pytest.raises(PreemptedError, match="stopped between two steps"):
             preemption.leave_training()
-    with Preemption() as preemption, pytest.raises(PreemptedError, match="before a step was begun"):
+    with pytest.raises(PreemptedError, match="before a step was begun"), Preemption():
         os.kill(os.getpid(), number)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
@@ -59,3 +60,8 @@ def test_a_signal_amid_a_line_of_the_same_process_is_heard(monkeypatch: pytest.M
         preemption.training = True
         os.kill(os.getpid(), signal.SIGTERM)
         assert preemption.requested
+
+
+def test_a_signal_before_training_is_no_exception_that_a_library_takes_for_a_damaged_weight() -> None:
+    with pytest.raises(PreemptedError, match="before a step was begun"), Preemption(), suppress(Exception):
+        os.kill(os.getpid(), signal.SIGTERM)
