@@ -8,6 +8,7 @@ from finetune.config.data import RowForm
 from finetune.errors import DataError
 
 CONTRADICTION = "equal text, different targets"
+NOT_ASKED = "label outside data.only_labels"
 
 
 def require_known(target: str, labels: Sequence[str] | None, where: str) -> None:
@@ -30,6 +31,13 @@ def drop_contradictions(items: Sequence[Item], form: RowForm) -> None:
     for item in items:
         if not item.reason and unit_of(item, form) in units:
             item.drop(CONTRADICTION)
+
+
+def drop_others(items: Sequence[Item], only: Sequence[str]) -> None:
+    """Leave out the rows with a target that is not asked for."""
+    for item in items:
+        if not item.reason and not set(only).issuperset(item.labels):
+            item.drop(NOT_ASKED, lost=False)
 
 
 def drop_rare(items: Sequence[Item], min_rows: int, where: str = "", lost: bool = True) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from data_prep.corpus import Corpus
 from data_prep.duplicates import drop_exact
 from data_prep.items import Item
-from data_prep.labels import drop_contradictions, drop_rare
+from data_prep.labels import drop_contradictions, drop_others, drop_rare
 from finetune.config.data import DataConfig, RowForm
 from finetune.errors import DataError, RefusedError
 
@@ -23,6 +23,8 @@ def select(corpus: Corpus, data: DataConfig) -> None:
         where = data.source.path or data.source.package or data.source.url_from_env
         raise DataError(f"{where} holds no document; check data.source")
     require_spans(corpus, data)
+    if data.only_labels is not None:
+        drop_others(items, data.only_labels)
     drop_contradictions(items, data.form)
     drop_exact(items, data.form)
     if data.form is not RowForm.extract:

@@ -24,6 +24,13 @@ class RowForm(Enum):
     """A row for each annotated passage: its labels."""
 
 
+class CodeLevel(Enum):
+    code = "code"
+    """The billable code, such as E11.9, of terms whose code has several."""
+    chapter = "chapter"
+    """The chapter's title, such as "Endocrine, nutritional and metabolic diseases"."""
+
+
 @dataclass
 class SourceConfig:
     kind: SourceKind = MISSING
@@ -31,6 +38,8 @@ class SourceConfig:
     """A file or folder relative to paths.data_root, or a URL such as s3://bucket/folder."""
     package: str | None = None
     """kind=licence_notices, icd10: the installed package that holds the data."""
+    level: CodeLevel | None = None
+    """kind=icd10: what is asked of a term. None: code."""
     min_words: int | None = None
     max_words: int | None = None
     url_from_env: str | None = None
@@ -131,6 +140,8 @@ class DataConfig:
     labels: list[str] | None = None
     """The closed set of targets; a row with another target is refused. None: any target.
     form=extract, clauses: the labels asked about; others are counted."""
+    only_labels: list[str] | None = None
+    """Of form=whole and clauses only rows with one of these targets; the others are left out, with a count."""
     min_label_rows: int = 1
     """Targets with fewer rows are dropped, with a count: nothing can be learned or measured on them."""
     max_rows: int | None = None

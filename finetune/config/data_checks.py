@@ -35,10 +35,11 @@ SOURCE_FIELDS = {
     SourceKind.documents: {"path", "pattern", "annotations", "file_field", "quote_field", *TABLE_FIELDS},
     SourceKind.cuad: {"path"},
     SourceKind.clinc150: {"path"},
-    SourceKind.icd10: {"package"},
+    SourceKind.icd10: {"package", "level"},
     SourceKind.licence_notices: {"package", "min_words", "max_words"},
 }
 OPTIONAL = {
+    SourceKind.icd10: {"level"},
     SourceKind.table: {"path", "url_from_env", "query", *TABLE_FIELDS} - {"target_field"},
     SourceKind.documents: {"pattern", "annotations", "file_field", "quote_field", *TABLE_FIELDS},
 }

@@ -8,7 +8,7 @@ import pytest
 
 from data_prep.rows import Document, Drop
 from data_prep.sources import Source, open_source
-from finetune.config.data import DataConfig, SourceConfig, SourceKind
+from finetune.config.data import CodeLevel, DataConfig, SourceConfig, SourceKind
 from finetune.config.schema import PathsConfig
 from finetune.errors import DataError, MachineError
 
@@ -21,8 +21,10 @@ def get_inclusion_term(code): return TERMS[code][1:]
 """
 
 
-def opened(package: str, root: Path, labels: list[str] | None = None) -> Source:
-    source = SourceConfig(SourceKind.icd10, package=package)
+def opened(
+    package: str, root: Path, labels: list[str] | None = None, level: CodeLevel | None = None
+) -> Source:
+    source = SourceConfig(SourceKind.icd10, package=package, level=level)
     data = DataConfig(name="d", licence="MIT", source=source, labels=labels)
     return open_source(data, PathsConfig(str(root), str(root), str(root)), 1)
 
@@ -46,6 +48,26 @@ def test_a_code_with_one_term_is_left_out_since_it_cannot_be_learned_and_asked(
     ]
     with pytest.raises(DataError, match="not one of the 1 data.labels"):
         list(opened("pretend_codes", tmp_path, ["A00.1"]).read())
+
+
+def test_chapters_are_asked_of_every_term_and_a_category_stays_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "chapter_codes" / "data").mkdir(parents=True)
+    (tmp_path / "chapter_codes" / "__init__.py").write_text(
+        TABLE + 'def get_ancestors(code): return ["A00", "A00-A09", "1"]\n'
+        'TERMS["1"] = ["Certain infectious (and parasitic) diseases (A00-B99)"]\n'
+    )
+    (tmp_path / "chapter_codes" / "data" / "tabular.xml").write_text("<codes/>")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = list(opened("chapter_codes", tmp_path, level=CodeLevel.chapter).read())
+    assert [
+        (item.text, item.asks[0].target, item.groups) for item in found if isinstance(item, Document)
+    ] == [
+        (term, "Certain infectious (and parasitic) diseases", ("A00",))
+        for term in ("Classic cholera", "Old cholera", "Cholera eltor")
+    ]
+    assert len(found) == 3
 
 
 def test_a_missing_package_names_make_setup(tmp_path: Path) -> None:
