@@ -22,7 +22,8 @@ POSITIVE = (
     "data.near_duplicates.jaccard data.split.val_fraction data.split.test_fraction data.limits.file_mib "
     "data.limits.seconds data.limits.memory_mib data.limits.pages data.limits.characters data.windows.max_chars "
     "data.contamination.ngram_words data.contamination.drop_coverage "
-    "eval.resamples eval.batch_rows eval.max_new_tokens export.min_positions export.max_kl_over_floor "
+    "eval.resamples eval.batch_rows eval.max_new_tokens eval.forgetting.max_new_tokens "
+    "export.min_positions export.max_kl_over_floor "
     "show.rows show.characters"
 ).split()
 SEEDS = ("train.seed", "data.seed", "eval.seed")
@@ -32,7 +33,7 @@ FRACTIONS = (
     "data.near_duplicates.jaccard data.windows.keep_empty_fraction data.contamination.review_coverage "
     "data.contamination.boilerplate_fraction train.warmup_fraction train.max_over_length_fraction "
     "train.max_marked_fraction train.max_untrained_fraction train.lora.dropout "
-    "eval.confidence plan.memory_margin plan.speed_margin"
+    "eval.confidence eval.forgetting.margin plan.memory_margin plan.speed_margin"
 ).split()
 
 

@@ -50,6 +50,9 @@ def eval_problems(config: EvalConfig) -> Iterator[str]:
         yield f"eval.confidence={config.confidence} must be below 1; no finite interval is certain"
     if 0 < config.resamples < 100:
         yield f"eval.resamples={config.resamples} is too few for an interval's ends; use at least 100"
+    rows = config.forgetting.rows
+    if rows is not None and rows < 8:
+        yield f"eval.forgetting.rows={rows} shows nothing; use at least 8, null for all, or eval.forgetting.suites=[]"
     for name, task in config.tasks.items():
         if not TASK_NAME.fullmatch(name):
             yield f"eval.tasks.{name} becomes part of names; use letters, digits, '.', '_' and '-'"
