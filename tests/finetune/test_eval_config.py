@@ -64,6 +64,22 @@ def test_everything_wrong_is_said_at_once(private: Path) -> None:
         assert said in text
 
 
+def test_what_is_asked_of_slices_and_suites_is_checked(private: Path) -> None:
+    write(private, "  terms: {kind: qa}\n")
+    assert problems(
+        "eval.forgetting.rows=4", "eval.forgetting.margin=5", "eval.forgetting.max_new_tokens=0"
+    ) == [
+        "eval.forgetting.max_new_tokens=0 must be above 0 and finite",
+        "eval.forgetting.margin=5.0 must lie between 0 and 1",
+        "eval.forgetting.rows=4 shows nothing; use at least 8, null for all, or eval.forgetting.suites=[]",
+    ]
+    assert (
+        "expected one of [own_instructions, own_knowledge, ifeval,"
+        in problems("eval.forgetting.suites=[own]")[0]
+    )
+    assert "expected one of [label, length, source, language, time]" in problems("eval.slices=[colour]")[0]
+
+
 def test_an_unknown_field_or_metric_names_the_known_ones(private: Path) -> None:
     write(private, "  terms: {kind: qa, metrik: f1}\n")
     (line,) = problems()
