@@ -12,6 +12,7 @@ from finetune.artifacts.hashing import HashCache, content_of
 from finetune.config.eval import EvalConfig, Suite
 from finetune.config.schema import PathsConfig
 from finetune.console import say
+from finetune.errors import ConfigError
 from finetune.model import Loaded
 
 NO_LETTERS = "the tokenizer writes two letters with the same first token"
@@ -36,7 +37,10 @@ def measure(loaded: Loaded, config: EvalConfig, paths: PathsConfig) -> dict[str,
 
 
 def records(config: EvalConfig, paths: PathsConfig) -> dict[str, dict[str, str]]:
-    """What a report's manifest names as inputs: the suites' files, so that another item makes another report."""
+    """What a report's manifest names as inputs: the suites' files, so that another item makes another report.
+
+    Raises ConfigError where a suite that must not fall cannot be asked: its margin would pass unseen.
+    """
     cache, found = HashCache(Path(paths.artifacts_root), paths.rehash), {}
     for suite in dict.fromkeys(config.forgetting.suites):
         path = path_of(suite, config.forgetting, paths.data_root)
@@ -48,6 +52,11 @@ def records(config: EvalConfig, paths: PathsConfig) -> dict[str, dict[str, str]]
                 "run": "",
                 "content": content,
             }
+        elif suite.name in config.forgetting.margins:
+            raise ConfigError(
+                f"eval.forgetting.margins names {suite.name}, and {_absence(suite, path)}; put "
+                f"{SOURCES[suite].file} there, or take the margin out"
+            )
     cache.save()
     return found
 
@@ -56,12 +65,7 @@ def _measure(suite: Suite, loaded: Loaded, config: EvalConfig, paths: PathsConfi
     path = path_of(suite, config.forgetting, paths.data_root)
     kind = SOURCES[suite].kind
     if path is None or not path.is_file():
-        name = SOURCES[suite].file
-        reason = (
-            "eval.forgetting.folder is not set"
-            if path is None
-            else f"{name} is not in eval.forgetting.folder"
-        )
+        reason = _absence(suite, path)
         say(f"suite {suite.name} is skipped: {reason}")
         return skipped(suite.name, kind, reason)
     opened = open_suite(suite, path, config.forgetting.rows, config.seed)
@@ -75,6 +79,12 @@ def _measure(suite: Suite, loaded: Loaded, config: EvalConfig, paths: PathsConfi
         return skipped(suite.name, kind, NO_LETTERS)
     scored = Scored(suite.name, kind, base.scores, adapter.scores, _chance(opened), opened.left_out)
     return record(scored, config) | {"cut_base": base.cut, "cut_adapter": adapter.cut}
+
+
+def _absence(suite: Suite, path: Path | None) -> str:
+    if path is None:
+        return "eval.forgetting.folder is not set"
+    return f"{SOURCES[suite].file} is not in eval.forgetting.folder"
 
 
 def _ask(suite: Suite, opened: Opened, loaded: Loaded, config: EvalConfig, arm: str) -> Asked | None:

@@ -15,7 +15,8 @@ FIELDS = (
     "name kind n n_groups metric chance value_base base_low value_adapter delta ci_low ci_high p p_adjusted mde margin "
     "not_inferior verdict left_out cut_base cut_adapter skipped"
 ).split()
-"""Of one suite in report.json; all but the names are null where it is skipped."""
+"""Of one suite in report.json; all but the names are null where it is skipped, and
+`margin` and `not_inferior` where eval.forgetting.margins does not name it."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ def record(scored: Scored, config: EvalConfig) -> dict[str, Any]:
     groups = np.repeat(np.arange(len(scored.base)), [len(found) for found in scored.base])
     statistic = stats.mean_difference(base, adapter, groups)
     found = _widened(stats.estimate(statistic, config), statistic, config)
-    margin, low = config.forgetting.margin, stats.share_interval(base, groups, config)[0]
+    low = stats.share_interval(base, groups, config)[0]
+    margin = config.forgetting.margins.get(scored.name)
     return dict.fromkeys(FIELDS) | {
         "name": scored.name,
         "kind": scored.kind,
@@ -61,8 +63,7 @@ def record(scored: Scored, config: EvalConfig) -> dict[str, Any]:
         "p": found.p,
         "mde": stats.detectable(found, replace(config, min_gain=0.0)),
         "margin": margin,
-        # who could do nothing can lose nothing: that is no proof
-        "not_inferior": stats.not_inferior(found, margin) and (low > scored.chance + margin or found.low > 0),
+        "not_inferior": None if margin is None else _is_kept(found, margin, low - scored.chance),
         "verdict": stats.verdict(found, 0.0, config.confidence),
         "left_out": dict(scored.left_out),
     }
@@ -79,6 +80,14 @@ def together(suites: Sequence[dict[str, Any]], config: EvalConfig) -> list[dict[
         if p >= 1 - config.confidence:
             item["verdict"] = stats.INCONCLUSIVE
     return list(suites)
+
+
+def _is_kept(found: stats.Estimate, margin: float, ability: float) -> bool:
+    """Whether a loss of the margin is excluded, of a base that surely has more than that to lose.
+
+    `ability` is how far the base lies above chance at least: who can do nothing loses nothing, and that is no proof.
+    """
+    return stats.not_inferior(found, margin) and (ability > margin or found.low > 0)
 
 
 def _widened(found: stats.Estimate, statistic: stats.GroupStatistic, config: EvalConfig) -> stats.Estimate:

@@ -49,8 +49,9 @@ def _slice(item: Mapping[str, Any], count: int) -> str:
 def _suite(item: Mapping[str, Any]) -> str:
     if item["skipped"] is not None:
         return f"{item['name']} skipped ({item['skipped']})"
-    kept = f"a loss of {item['margin']:g} is excluded" if item["not_inferior"] else "a loss is not excluded"
+    excluded = "is" if item["not_inferior"] else "is not"
+    kept = "" if item["margin"] is None else f", a loss of {item['margin']:g} {excluded} excluded"
     return (
         f"{item['name']} {100 * item['value_base']:.1f} % to {100 * item['value_adapter']:.1f} %, "
-        f"{item['delta']:+.4f} [{item['ci_low']:+.4f}, {item['ci_high']:+.4f}], {kept}"
+        f"{item['delta']:+.4f} [{item['ci_low']:+.4f}, {item['ci_high']:+.4f}]{kept}"
     )

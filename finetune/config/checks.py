@@ -33,7 +33,7 @@ FRACTIONS = (
     "data.near_duplicates.jaccard data.windows.keep_empty_fraction data.contamination.review_coverage "
     "data.contamination.boilerplate_fraction train.warmup_fraction train.max_over_length_fraction "
     "train.max_marked_fraction train.max_untrained_fraction train.lora.dropout "
-    "eval.confidence eval.forgetting.margin plan.memory_margin plan.speed_margin"
+    "eval.confidence plan.memory_margin plan.speed_margin"
 ).split()
 
 

@@ -91,8 +91,8 @@ class ForgettingConfig:
     """At most so many items of a suite, as evenly from its subjects as they allow, drawn by eval.seed. None: all."""
     max_new_tokens: int = 512
     """Suites that ask for less generate less."""
-    margin: float = 0.05
-    """A loss of this share must be excluded, or a suite is not `not_inferior`."""
+    margins: dict[str, float] = field(default_factory=dict)
+    """By suite: a loss of this share must be excluded, such as {mmlu: 0.02}. Those not named are reported only."""
 
 
 @dataclass

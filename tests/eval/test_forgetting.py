@@ -18,7 +18,7 @@ from eval.forgetting.verdicts import FIELDS, Scored, record, together
 from finetune.chat import Renderer
 from finetune.config.eval import EvalConfig, ForgettingConfig, Suite
 from finetune.config.schema import PathsConfig
-from finetune.errors import DataError
+from finetune.errors import ConfigError, DataError
 
 GENERAL = Path(__file__).resolve().parents[3] / "shared/data/general"
 needs_files = pytest.mark.skipif(
@@ -251,13 +251,19 @@ def asked(base: int, adapter: int, rows: int, chance: float = 0.25) -> Scored:
 def test_what_was_kept_and_what_was_lost(
     base: int, adapter: int, rows: int, not_inferior: bool, verdict: str
 ) -> None:
-    settings = config(margin=0.05)
+    settings = config(margins={"mmlu": 0.05})
     (found,) = together([record(asked(base, adapter, rows), settings)], settings)
     assert list(found) == FIELDS
     assert (found["not_inferior"], found["verdict"]) == (not_inferior, verdict)
     assert (found["value_base"], found["value_adapter"]) == (base / rows, adapter / rows)
     assert found["delta"] == pytest.approx((adapter - base) / rows)
     assert (found["n"], found["n_groups"], found["p_adjusted"]) == (rows, rows, found["p"])
+
+
+def test_without_a_margin_a_suite_is_reported_only() -> None:
+    found = record(asked(60, 60, 80), config())
+    assert (found["margin"], found["not_inferior"]) == (None, None)
+    assert found["ci_low"] == pytest.approx(-0.0458, abs=5e-5)
 
 
 def test_instructions_of_one_prompt_count_together() -> None:
@@ -354,6 +360,17 @@ def test_base_and_adapter_are_asked_and_absent_files_are_said(
 def test_nothing_is_asked_where_no_suite_is_named(loaded: Any, tmp_path: Path) -> None:
     assert forgetting.measure(loaded, config(), paths(tmp_path)) is None
     assert forgetting.records(config(), paths(tmp_path)) == {}
+
+
+def test_a_suite_that_must_not_fall_and_cannot_be_asked_is_refused(tmp_path: Path) -> None:
+    settings = config(Suite.mmlu, margins={"mmlu": 0.02}, folder="general")
+    with pytest.raises(
+        ConfigError, match="names mmlu, and mmlu_570.jsonl is not in eval.forgetting.folder; put"
+    ):
+        forgetting.records(settings, paths(tmp_path))
+    (tmp_path / "general").mkdir()
+    (tmp_path / "general/mmlu_570.jsonl").write_text("{}\n")
+    assert list(forgetting.records(settings, paths(tmp_path))) == ["suite mmlu"]
 
 
 def test_a_suites_file_is_an_input_of_the_report(tmp_path: Path) -> None:

@@ -66,12 +66,13 @@ def test_everything_wrong_is_said_at_once(private: Path) -> None:
 
 def test_what_is_asked_of_slices_and_suites_is_checked(private: Path) -> None:
     write(private, "  terms: {kind: qa}\n")
-    assert problems(
-        "eval.forgetting.rows=4", "eval.forgetting.margin=5", "eval.forgetting.max_new_tokens=0"
-    ) == [
+    settings = ("rows=4", "max_new_tokens=0", "margins={own_knowledg: 0.1, own_instructions: 5}")
+    assert problems(*(f"eval.forgetting.{item}" for item in settings)) == [
         "eval.forgetting.max_new_tokens=0 must be above 0 and finite",
-        "eval.forgetting.margin=5.0 must lie between 0 and 1",
         "eval.forgetting.rows=4 shows nothing; use at least 8, null for all, or eval.forgetting.suites=[]",
+        "eval.forgetting.margins.own_knowledg is none of eval.forgetting.suites (own_instructions, own_knowledge); "
+        "did you mean own_knowledge?",
+        "eval.forgetting.margins.own_instructions=5.0 must lie above 0 and below 1, such as 0.05 for 5 points",
     ]
     assert (
         "expected one of [own_instructions, own_knowledge, ifeval,"
