@@ -46,8 +46,9 @@ def sliced(
     )
 
 
-def test_the_lost_label_is_named_the_worst(arms: Any) -> None:
-    found = sliced(arms, rows(), config(SliceBy.label))
+@pytest.mark.parametrize("metric", [Metric.exact_match, Metric.macro_f1])
+def test_the_lost_label_is_named_the_worst(arms: Any, metric: Metric) -> None:
+    found = sliced(arms, rows(), config(SliceBy.label, metric=metric))  # by label it is exact match
     assert [(item["slice"], item["n"], item["delta"], item["verdict"]) for item in found.shown] == [
         ("bsd", 60, 0.5, "better"),
         ("gpl", 60, -0.5, "worse"),
