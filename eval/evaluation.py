@@ -3,6 +3,7 @@
 from typing import Any
 
 from eval import arms, forgetting, gate, lost
+from eval.answers import answer
 from eval.inputs import Inputs
 from eval.report import page, summary
 from eval.tasks import Task, predict_all
@@ -23,11 +24,11 @@ def evaluate(run: RunConfig, tasks: list[Task], inputs: Inputs, output: Output) 
     for arm, rows in predictions.items():
         output.write_jsonl(f"predictions_{arm}.jsonl", rows)
     report = summary.summarise(tasks, predictions, vocabulary, run.eval)
-    shown, answered = inputs.has_label_set(), (test, {**models, **floors})
-    report |= lost.sections(tasks, predictions, report["arms"], answered, run.eval, shown)
-    report["forgetting"] = forgetting.measure(loaded, run.eval, run.paths)
+    asked = (test, {**models, **floors})
+    report |= lost.sections(tasks, predictions, report["arms"], asked, run.eval, inputs.has_label_set())
+    report["forgetting"] = forgetting.measure(loaded, answer, run.eval, run.paths)
     output.write_json("report.json", report)
-    facts = page.run_facts(inputs, run)
+    facts, shown = page.run_facts(inputs, run), inputs.has_label_set()
     output.write_text("report.html", page.render(run.name, report, predictions, facts, run.eval, shown))
     output.counts = {"rows": len(test), "train_rows": len(train), "answers_cut": arms.cut(models)}
     output.facts = {"template": loaded.renderer.template_hash(), "verdict": report["verdict"]}

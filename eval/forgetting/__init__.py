@@ -1,10 +1,10 @@
 """What the base could and the adapter no longer can: suites of general abilities, asked of both (docs/lost.md)."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eval.answers import answer
 from eval.forgetting.scoring import choose, prompts, right
 from eval.forgetting.suites import CHOICE, SOURCES, Opened, open_suite, path_of
 from eval.forgetting.verdicts import Scored, record, skipped, together
@@ -13,8 +13,11 @@ from finetune.config.eval import EvalConfig, Suite
 from finetune.config.schema import PathsConfig
 from finetune.console import say
 from finetune.errors import ConfigError
+from finetune.generate import Answer
 from finetune.model import Loaded
 
+Generate = Callable[[Loaded, Sequence[list[int]], EvalConfig, str], list[Answer]]
+"""Free answers to prompts, in their order: eval.answers.answer."""
 NO_LETTERS = "the tokenizer writes two letters with the same first token"
 
 
@@ -26,13 +29,17 @@ class Asked:
     cut: int
 
 
-def measure(loaded: Loaded, config: EvalConfig, paths: PathsConfig) -> dict[str, Any] | None:
+def measure(
+    loaded: Loaded, generate: Generate, config: EvalConfig, paths: PathsConfig
+) -> dict[str, Any] | None:
     """The section `forgetting` of report.json; None where eval.forgetting.suites is empty.
 
     Base and adapter answer in this process, on the same 4-bit weights, the same prompts and batches. A suite whose
     file is not there is `skipped`, with the reason. Raises DataError where a file is broken.
     """
-    found = [_measure(suite, loaded, config, paths) for suite in dict.fromkeys(config.forgetting.suites)]
+    found = [
+        _measure(suite, loaded, generate, config, paths) for suite in dict.fromkeys(config.forgetting.suites)
+    ]
     return {"suites": together(found, config)} if found else None
 
 
@@ -61,7 +68,9 @@ def records(config: EvalConfig, paths: PathsConfig) -> dict[str, dict[str, str]]
     return found
 
 
-def _measure(suite: Suite, loaded: Loaded, config: EvalConfig, paths: PathsConfig) -> dict[str, Any]:
+def _measure(
+    suite: Suite, loaded: Loaded, generate: Generate, config: EvalConfig, paths: PathsConfig
+) -> dict[str, Any]:
     path = path_of(suite, config.forgetting, paths.data_root)
     kind = SOURCES[suite].kind
     if path is None or not path.is_file():
@@ -72,8 +81,8 @@ def _measure(suite: Suite, loaded: Loaded, config: EvalConfig, paths: PathsConfi
     for reason, count in opened.left_out.items():
         say(f"suite {suite.name}: {count} items left out, {reason}")
     with loaded.model.disable_adapter():
-        base = _ask(suite, opened, loaded, config, "base")
-    adapter = _ask(suite, opened, loaded, config, "adapter")
+        base = _ask(suite, opened, loaded, generate, config, "base")
+    adapter = _ask(suite, opened, loaded, generate, config, "adapter")
     if base is None or adapter is None:
         say(f"suite {suite.name} is skipped: {NO_LETTERS}")
         return skipped(suite.name, kind, NO_LETTERS)
@@ -87,7 +96,9 @@ def _absence(suite: Suite, path: Path | None) -> str:
     return f"{SOURCES[suite].file} is not in eval.forgetting.folder"
 
 
-def _ask(suite: Suite, opened: Opened, loaded: Loaded, config: EvalConfig, arm: str) -> Asked | None:
+def _ask(
+    suite: Suite, opened: Opened, loaded: Loaded, generate: Generate, config: EvalConfig, arm: str
+) -> Asked | None:
     """None where the letters of a choice cannot be told apart."""
     items, label = opened.items, f"{arm} on {suite.name}"
     if SOURCES[suite].kind == CHOICE:
@@ -96,7 +107,7 @@ def _ask(suite: Suite, opened: Opened, loaded: Loaded, config: EvalConfig, arm: 
             return None
         return Asked([[float(index == item.gold)] for index, item in zip(chosen, items, strict=True)], 0)
     limit = min(config.forgetting.max_new_tokens, SOURCES[suite].max_new_tokens)
-    answers = answer(loaded, prompts(loaded, items), replace(config, max_new_tokens=limit), label)
+    answers = generate(loaded, prompts(loaded, items), replace(config, max_new_tokens=limit), label)
     scores = [right(suite, item, found.text) for item, found in zip(items, answers, strict=True)]
     return Asked(scores, sum(found.cut for found in answers))
 
