@@ -3,7 +3,7 @@
 import json
 import sys
 
-from eval import gate
+from eval import forgetting, gate
 from eval.evaluation import evaluate
 from eval.inputs import open_inputs
 from eval.report import summary, terminal
@@ -19,7 +19,8 @@ from finetune.stage import stage
 def run(run: RunConfig) -> Artifact:
     """The report on this adapter; RefusedError, once it is written, where the gate says no."""
     inputs, tasks = open_inputs(run), make_tasks(run.eval)
-    spec = Spec("report", 2, run.name, {"eval": run.eval}, inputs.records() | records(tasks, run.paths))
+    found = inputs.records() | records(tasks, run.paths) | forgetting.records(run.eval, run.paths)
+    spec = Spec("report", 3, run.name, {"eval": run.eval}, found)
     with artifacts.writing(run.paths, spec, move_current=run.run is None) as output:
         if output.finished is None:
             with tracking.open_run(run, JobType.eval, spec) as tracker:

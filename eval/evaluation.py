@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from eval import arms, gate
+from eval import arms, forgetting, gate, lost
+from eval.answers import answer
 from eval.inputs import Inputs
 from eval.report import page, summary
 from eval.tasks import Task, predict_all
@@ -23,6 +24,9 @@ def evaluate(run: RunConfig, tasks: list[Task], inputs: Inputs, output: Output) 
     for arm, rows in predictions.items():
         output.write_jsonl(f"predictions_{arm}.jsonl", rows)
     report = summary.summarise(tasks, predictions, vocabulary, run.eval)
+    asked = (test, {**models, **floors})
+    report |= lost.sections(tasks, predictions, report["arms"], asked, run.eval, inputs.has_label_set())
+    report["forgetting"] = forgetting.measure(loaded, answer, run.eval, run.paths)
     output.write_json("report.json", report)
     facts, shown = page.run_facts(inputs, run), inputs.has_label_set()
     output.write_text("report.html", page.render(run.name, report, predictions, facts, run.eval, shown))

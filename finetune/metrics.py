@@ -62,6 +62,10 @@ SUMMARY = {
     JobType.eval: (
         "eval/verdict",
         "eval/<task>/<arm>/<metric>",
+        "eval/<task>/<arm>/<ece, brier, median_characters, parsed or cut>",
+        "eval/worst_slice/delta",
+        "eval/slices/<worse or shown>",
+        "eval/forgetting/<suite>/<value_base, value_adapter, delta, ci_low, ci_high or p>",
         "eval/<task>/<arm>-<arm>/<metric>/<delta, ci_low, ci_high, p or mde>",
     ),
     JobType.export: (

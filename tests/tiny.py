@@ -123,6 +123,7 @@ def write_conf(folder: Path) -> None:
         ),
         "eval/tiny_eval.yaml": (
             "primary: clause\naccept_inconclusive: true\nresamples: 200\nmax_new_tokens: 10\n"
+            "forgetting: {rows: 8, max_new_tokens: 8}\n"
             "tasks:\n  clause:\n    kind: classification\n"
         ),
         "experiment/tiny.yaml": (

@@ -12,6 +12,7 @@ from eval import gate, stats
 from eval.arms import ADAPTER
 from eval.comparison import Compared, Comparison, adjust, compare
 from eval.predictions import Prediction, pair, require_several_answers
+from eval.report import losses
 from eval.tasks import Task
 from finetune.config.eval import EvalConfig
 
@@ -79,7 +80,7 @@ def numbers(report: Mapping[str, Any]) -> dict[str, float | str]:
         prefix = f"eval/{item['task']}/{item['b']}-{item['a']}/{item['metric']}"
         known = {field: item[field] for field in ("delta", "ci_low", "ci_high", "p", "mde")}
         found |= {f"{prefix}/{field}": value for field, value in known.items() if value is not None}
-    return found
+    return found | {name: value for name, value in losses.numbers(report) if value is not None}
 
 
 def _labels(tasks: Sequence[Task], predictions: ArmPredictions) -> dict[str, dict[str, Any]]:

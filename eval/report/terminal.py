@@ -4,11 +4,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from eval import gate
+from eval.report import losses
 from finetune.config.eval import EvalConfig
 
 
 def lines(report: Mapping[str, Any], config: EvalConfig) -> Iterator[str]:
-    """A table of arms and metrics for every task, then the deciding comparison."""
+    """A table of arms and metrics for every task, what was lost, then the deciding comparison."""
     for task in config.tasks:
         metrics = {arm: values[task] for arm, values in report["arms"].items()}
         names = list(next(iter(metrics.values())))
@@ -18,6 +19,7 @@ def lines(report: Mapping[str, Any], config: EvalConfig) -> Iterator[str]:
         for arm, values in metrics.items():
             shown = [_percent(values[name]).rjust(len(head)) for name, head in zip(names, heads, strict=True)]
             yield f"  {arm:{width}}" + "".join(f"  {value}" for value in shown)
+    yield from losses.lines(report, config)
     yield gate.sentence(gate.deciding(report, config))
 
 

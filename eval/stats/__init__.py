@@ -20,7 +20,15 @@ from eval.stats.groups import (
     whole,
 )
 from eval.stats.interval import Estimate, drawn, estimate, expanded_tail, share_interval
-from eval.stats.paired_tests import McNemar, bca_interval, cluster_t, mcnemar, swap_test, wild_bootstrap
+from eval.stats.paired_tests import (
+    McNemar,
+    bca_interval,
+    cluster_t,
+    mcnemar,
+    score_interval,
+    swap_test,
+    wild_bootstrap,
+)
 from eval.stats.verdicts import (
     BETTER,
     EXPECTED,
@@ -71,6 +79,7 @@ __all__ = [
     "mean_difference",
     "not_inferior",
     "plan_detectable",
+    "score_interval",
     "seed_spread",
     "share_interval",
     "swap_test",

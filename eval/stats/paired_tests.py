@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special, stats
+from scipy import optimize, special, stats
 
 from eval.predictions import Array
 from eval.stats.groups import GroupStatistic, PairedScores, coins, contributions, whole
@@ -36,6 +36,39 @@ def mcnemar(scores: PairedScores) -> McNemar:
     count, fewer = fixed + broke, min(fixed, broke)
     exact = float(stats.binomtest(fewer, count, 0.5).pvalue)
     return McNemar(fixed, broke, exact, exact - float(stats.binom.pmf(fewer, count, 0.5)))
+
+
+def score_interval(scores: PairedScores, confidence: float) -> tuple[float, float]:
+    """Tango's score interval of the difference of two shares on the same rows (1998, Stat. Med. 17:891).
+
+    It takes rows for independent. Where no row differs it is not a point, as that of resampled rows is, but reaches
+    z^2 / (n + z^2) to both sides: a loss that so few rows could have missed.
+    """
+    found, rows = mcnemar(scores), len(scores.a)
+    quantile = float(special.ndtri((1 + confidence) / 2))
+
+    def beyond(fixed: int, broke: int) -> float:
+        """The largest difference that `fixed - broke` does not contradict."""
+        gap = (fixed - broke) / rows
+        if gap == 1:
+            return 1.0
+        return float(
+            optimize.brentq(
+                lambda at: _tango(fixed, broke, rows, at) + quantile, gap, 1 - ROUNDING, xtol=ROUNDING
+            )
+        )
+
+    return -beyond(found.broke, found.fixed), beyond(found.fixed, found.broke)
+
+
+def _tango(fixed: int, broke: int, rows: int, at: float) -> float:
+    """The score statistic of the difference being `at`, with the most likely share of broken rows under it."""
+    linear = -fixed - broke + (2 * rows - fixed + broke) * at
+    root = np.sqrt(max(linear**2 + 8 * rows * broke * at * (1 - at), 0.0))
+    share = (root - linear) / (4 * rows)
+    variance = rows * (2 * share + at * (1 - at))
+    gap = fixed - broke - rows * at
+    return 0.0 if variance <= 0 and abs(gap) < ROUNDING else gap / np.sqrt(max(variance, ROUNDING**2))
 
 
 def cluster_t(value: float, standard_error: float, effective: float) -> float:

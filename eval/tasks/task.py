@@ -50,7 +50,7 @@ class Task:
         read = [
             self._predict(row, answer, arm)
             for row, answer in zip(rows, answers, strict=True)
-            if all(row.get(name) == value for name, value in self.where.items())
+            if self.asks(row)
         ]
         if not read:
             asked = ", ".join(f"{name}={value}" for name, value in self.where.items())
@@ -59,6 +59,10 @@ class Task:
         for prediction, right in zip(joined, self.rights(joined), strict=True):
             prediction["score"] = float(right)
         return joined
+
+    def asks(self, row: Row) -> bool:
+        """Whether the row has the values of `where`."""
+        return all(row.get(name) == value for name, value in self.where.items())
 
     def measure(
         self, predictions: Sequence[Prediction], vocabulary: AbstractSet[str]

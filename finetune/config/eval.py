@@ -58,6 +58,43 @@ class TaskConfig:
     """kind=coding: the installed package that knows the valid codes."""
 
 
+class SliceBy(Enum):
+    """What test rows are told apart by; docs/lost.md."""
+
+    label = "label"
+    length = "length"
+    source = "source"
+    language = "language"
+    time = "time"
+
+
+class Suite(Enum):
+    """What is asked before and after, to see what was forgotten. The first two come with Hallmark."""
+
+    own_instructions = "own_instructions"
+    own_knowledge = "own_knowledge"
+    ifeval = "ifeval"
+    mmlu = "mmlu"
+    bbh = "bbh"
+    gsm8k = "gsm8k"
+
+
+@dataclass
+class ForgettingConfig:
+    """General abilities of base and adapter, which the task does not train; docs/lost.md."""
+
+    suites: list[Suite] = field(default_factory=lambda: [Suite.own_instructions, Suite.own_knowledge])
+    """Empty: nothing is asked."""
+    folder: str | None = None
+    """Relative to paths.data_root, with ifeval_540.jsonl, mmlu_570.jsonl, bbh_270.jsonl, gsm8k_200.jsonl."""
+    rows: int | None = None
+    """At most so many items of a suite, as evenly from its subjects as they allow, drawn by eval.seed. None: all."""
+    max_new_tokens: int = 512
+    """Suites that ask for less generate less."""
+    margins: dict[str, float] = field(default_factory=dict)
+    """By suite: a loss of this share must be excluded, such as {mmlu: 0.02}. Those not named are reported only."""
+
+
 @dataclass
 class EvalConfig:
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
@@ -72,3 +109,6 @@ class EvalConfig:
     batch_rows: int = 32
     max_new_tokens: int = 64
     accept_inconclusive: bool = False
+    slices: list[SliceBy] = field(default_factory=lambda: list(SliceBy))
+    """What slices to look at; those that the rows do not have are not there."""
+    forgetting: ForgettingConfig = field(default_factory=ForgettingConfig)

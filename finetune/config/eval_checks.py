@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config.data_checks import kind_problems
-from finetune.config.eval import EvalConfig, Metric, TaskConfig, TaskKind
+from finetune.config.eval import EvalConfig, ForgettingConfig, Metric, TaskConfig, TaskKind
 from finetune.config.folders import conf_folders
 from finetune.config.messages import closest
 
@@ -38,6 +38,8 @@ TASK_FIELDS: dict[TaskKind, set[str]] = {
     TaskKind.coding: {"package", "ranked"},
     TaskKind.qa: set(),
 }
+MIN_SUITE_ROWS = 8
+"""As many items, each a group of its own, as any verdict needs (eval.stats)."""
 OPTIONAL = {"out_of_scope", "ranked"}
 
 
@@ -50,10 +52,27 @@ def eval_problems(config: EvalConfig) -> Iterator[str]:
         yield f"eval.confidence={config.confidence} must be below 1; no finite interval is certain"
     if 0 < config.resamples < 100:
         yield f"eval.resamples={config.resamples} is too few for an interval's ends; use at least 100"
+    yield from _forgetting(config.forgetting)
     for name, task in config.tasks.items():
         if not TASK_NAME.fullmatch(name):
             yield f"eval.tasks.{name} becomes part of names; use letters, digits, '.', '_' and '-'"
         yield from _task(f"eval.tasks.{name}", task)
+
+
+def _forgetting(config: ForgettingConfig) -> Iterator[str]:
+    if config.rows is not None and config.rows < MIN_SUITE_ROWS:
+        yield (
+            f"eval.forgetting.rows={config.rows} shows nothing; use at least {MIN_SUITE_ROWS}, null for all, or "
+            "eval.forgetting.suites=[]"
+        )
+    asked = [suite.name for suite in config.suites]
+    for name, margin in config.margins.items():
+        key = f"eval.forgetting.margins.{name}"
+        if name not in asked:
+            known = ", ".join(asked) or "none"
+            yield f"{key} is none of eval.forgetting.suites ({known}){closest(name, asked)}"
+        if not 0 < margin < 1:
+            yield f"{key}={margin} must lie above 0 and below 1, such as 0.05 for 5 points"
 
 
 def schema_path(name: str) -> Path | None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,18 @@ def run_folder(private: Path, stage_folder: str) -> Path:
     return parent / (parent / "current").read_text().strip()
 
 
+def require_what_was_lost(folder: Path, report: dict[str, Any]) -> None:
+    """12 rows are too few for calibration or a slice; drift and the suites are there, and which files were asked."""
+    assert report["calibration"]["clause"] == dict.fromkeys(ARMS)
+    assert report["drift"]["clause"]["majority"]["median_characters"] == len("notice")
+    assert (report["slices"], report["worst_slice"]) == ([], None)
+    assert {"task": "clause", "by": "label", "slices": 2, "rows": 12} in report["slices_too_small"]
+    suites = report["forgetting"]["suites"]
+    assert [(item["name"], item["n"]) for item in suites] == [("own_instructions", 8), ("own_knowledge", 8)]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert {"suite own_instructions", "suite own_knowledge"} <= manifest["inputs"].keys()
+
+
 def test_report_rerun_and_refusals(
     command: Callable[..., int], private: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -41,8 +54,10 @@ def test_report_rerun_and_refusals(
     report = json.loads((folder / "report.json").read_text())
     assert report["schema"] == 1
     assert report["arms"]["majority"]["clause"]["in_vocabulary"] == 1.0
+    require_what_was_lost(folder, report)
     assert "the party shall" not in (folder / "report.html").read_text()
     out = capsys.readouterr().out
+    assert "forgetting: own_instructions " in out
     assert f"report: {folder / 'report.html'}" in out
     assert "the party shall" not in out
 

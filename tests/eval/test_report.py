@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
-from eval import gate
+from eval import gate, lost
 from eval.predictions import Prediction
 from eval.report import page, summary, terminal
 from eval.tasks import make_tasks
 from finetune.config.eval import EvalConfig, Metric, TaskConfig, TaskKind
 from finetune.errors import DataError, RefusedError
+from finetune.generate import Answer
 from finetune.metrics import JobType, unknown
 
 CANARY = "canary-7f3a"
@@ -143,6 +144,46 @@ def test_tracker_gets_the_verdict_and_numbers_only(report: dict[str, Any]) -> No
     assert found["eval/label/adapter-base/exact_match/delta"] == 0.75
     assert found.pop("eval/verdict") == "better"
     assert all(isinstance(value, float) for value in found.values())
+    assert not unknown(found, JobType.eval)
+
+
+def test_what_was_lost_has_a_line_each_and_numbers(
+    report: dict[str, Any], arms: dict[str, list[Prediction]]
+) -> None:
+    for index, item in enumerate(arms["adapter"]):
+        item["confidence"] = 0.9 if index < 45 else 0.4
+    tasks, doubled = make_tasks(config()), {}
+    for arm, items in arms.items():  # 120 rows, so that there are bins and slices
+        again = [{**item, "id": f"{item['id']}b", "group": f"{item['group']}b"} for item in items]
+        doubled[arm] = [*items, *again]
+    rows = [
+        {"id": item["id"], "target": item["gold"], "messages": [{"role": "user", "content": "x"}]}
+        for item in doubled["adapter"]
+    ]
+    answers = {arm: [Answer(item["raw"], None) for item in items] for arm, items in doubled.items()}
+    report |= lost.sections(tasks, doubled, report["arms"], (rows, answers), config(), True)
+    suite = {"name": "mmlu", "skipped": None, "margin": 0.05, "not_inferior": True, "p": 0.5}
+    told = {"value_base": 0.5, "value_adapter": 0.48, "delta": -0.02, "ci_low": -0.04, "ci_high": 0.0}
+    gone = {**dict.fromkeys([*suite, *told]), "name": "bbh", "skipped": "it is not there"}
+    report["forgetting"] = {"suites": [suite | told, gone]}
+
+    lines = list(terminal.lines(report, config()))
+    assert lines[-4].startswith(
+        "worst of 2 slices: label bsd of label, adapter minus base on exact_match +0.7333 [+0."
+    )
+    assert lines[-3] == "calibration error (ECE) on label: adapter 0.175"
+    assert lines[-2] == (
+        "forgetting: mmlu 50.0 % to 48.0 %, -0.0200 [-0.0400, +0.0000], a loss of 0.05 is excluded; "
+        "bbh skipped (it is not there)"
+    )
+    assert lines[-1].startswith("better: ")
+    found = summary.numbers(report)
+    assert found["eval/label/adapter/ece"] == pytest.approx(0.75 * 0.1 + 0.25 * 0.4)
+    assert found["eval/label/majority/median_characters"] == 3
+    assert found["eval/worst_slice/delta"] == pytest.approx(22 / 30)
+    assert (found["eval/slices/shown"], found["eval/slices/worse"]) == (2.0, 0.0)
+    assert found["eval/forgetting/mmlu/delta"] == -0.02
+    assert not any("bsd" in name or "bbh" in name for name in found)
     assert not unknown(found, JobType.eval)
 
 

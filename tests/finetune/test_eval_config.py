@@ -64,6 +64,25 @@ def test_everything_wrong_is_said_at_once(private: Path) -> None:
         assert said in text
 
 
+def test_what_is_asked_of_slices_and_suites_is_checked(private: Path) -> None:
+    write(private, "  terms: {kind: qa}\n")
+    with (private / "conf/eval/terms.yaml").open("a") as stream:
+        stream.write(
+            "forgetting: {rows: 4, max_new_tokens: 0, margins: {own_knowledg: 0.1, own_instructions: 5}}\n"
+        )
+    assert problems() == [
+        "eval.forgetting.max_new_tokens=0 must be above 0 and finite",
+        "eval.forgetting.rows=4 shows nothing; use at least 8, null for all, or eval.forgetting.suites=[]",
+        "eval.forgetting.margins.own_knowledg is none of eval.forgetting.suites (own_instructions, own_knowledge); "
+        "did you mean own_knowledge?",
+        "eval.forgetting.margins.own_instructions=5.0 must lie above 0 and below 1, such as 0.05 for 5 points",
+    ]
+    write(private, "  terms: {kind: qa}\nforgetting: {suites: [own]}\n")
+    assert "expected one of [own_instructions, own_knowledge, ifeval," in problems()[0]
+    write(private, "  terms: {kind: qa}\nslices: [colour]\n")
+    assert "expected one of [label, length, source, language, time]" in problems()[0]
+
+
 def test_an_unknown_field_or_metric_names_the_known_ones(private: Path) -> None:
     write(private, "  terms: {kind: qa, metrik: f1}\n")
     (line,) = problems()
