@@ -6,10 +6,10 @@ same: where luck lifts an arm that resembles the adapter above the true best, it
 (docs/evaluation.md counts how often).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from eval.arms import ADAPTER, BASE, FEW_SHOT, MAJORITY, names
+from eval.arms import ADAPTER, BASE, FEW_SHOT, MAJORITY
 from eval.stats import BETTER, INCONCLUSIVE, WORSE
 from finetune.config.eval import EvalConfig, Reference
 from finetune.config.eval_checks import margin_of
@@ -28,9 +28,10 @@ def rivals(config: EvalConfig) -> list[str]:
     return [BASE, FEW_SHOT, MAJORITY] if config.reference is Reference.auto else [config.reference.name]
 
 
-def missing(config: EvalConfig) -> list[str]:
-    """Arms that a gate needs and this evaluation does not ask; its report is none that lets an export happen."""
-    return [arm for arm in rivals(config) if arm not in names(config)]
+def missing(arms: Collection[str], config: EvalConfig) -> list[str]:
+    """What a gate needs and is not among the arms; such a report lets no export happen."""
+    needed = [*rivals(config), *([BASE] if config.margins else [])]
+    return [arm for arm in dict.fromkeys(needed) if arm not in arms]
 
 
 def margins(config: EvalConfig) -> dict[tuple[str, str], float]:
@@ -81,7 +82,7 @@ def deciding(report: Report, config: EvalConfig) -> Item:
 
 def judge(report: Report, config: EvalConfig) -> dict[str, Any] | None:
     """The gate section of the report, from its comparisons and its forgetting suites; None where arms are missing."""
-    if missing(config):
+    if missing(report["arms"], config):
         return None
     checks = [*_superiority(report, config), *_abilities(report, config), *_suites(report, config)]
     return {"passed": all(check["passed"] for check in checks), "checks": checks}

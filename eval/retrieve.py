@@ -38,14 +38,15 @@ class Examples:
         self.rows, self.groups = rows, np.array([str(row["group"]) for row in rows])
         self.index = BM25(method="lucene", k1=1.2, b=0.75)
         # bm25s looks at the first text to see what it got, so none may be empty
-        self.index.index([_words(row) or [""] for row in rows], show_progress=False)
+        self.index.index([_words(row) or [""] for row in rows], create_empty_token=False, show_progress=False)
 
     def nearest(self, row: Row, count: int) -> list[Row]:
         """The rows most like `row`, best first, none of its own group; the earlier row wins a tie.
 
         Where fewer share a word with it, the first of the others follow: they still show the form of an answer.
         """
-        scores = self.index.get_scores(list(dict.fromkeys(_words(row))) or [""])
+        known = self.index.get_tokens_ids(list(dict.fromkeys(_words(row))))
+        scores = self.index.get_scores_from_ids(known)
         others = np.flatnonzero(self.groups != str(row["group"]))
         scores = scores[others]
         if count < len(others):  # not the order of all of them for the sake of a few
