@@ -70,6 +70,18 @@ def contests(report: Report, config: EvalConfig) -> list[Item]:
     return [found[arm] for arm in dict.fromkeys([best, *rivals(config)]) if arm in found]
 
 
+def hold_together(report: Report, config: EvalConfig) -> None:
+    """Take back verdicts of the comparisons that do not stand once all are read together.
+
+    A `better` of the gate stands by its own p, since all of them must be; a `worse` does not, since one suffices.
+    """
+    own = contests(report, config)
+    for item in report["comparisons"]:
+        stands = item["verdict"] == BETTER and any(item is member for member in own)
+        if not stands and item["p_adjusted"] >= 1 - config.confidence:
+            item["verdict"] = INCONCLUSIVE
+
+
 def deciding(report: Report, config: EvalConfig) -> Item:
     """The comparison that the verdict is that of: the first that is worse, else not better, else with the best arm."""
     found = contests(report, config)

@@ -1,9 +1,9 @@
 """How often the gate errs where the adapter must beat the best of several arms.
 
-    .venv/bin/python -m scripts.check_gate            # 1,000 test sets a case, about two minutes
+    .venv/bin/python -m scripts.check_gate            # 4,000 test sets a case, two minutes
 
-Each case draws test sets of 300 rows in 150 groups, has the report's own summary judge them, and counts `better` and
-`worse`; beside it stands what the test against the best arm of the same rows alone would have said.
+Each case draws test sets of 300 rows in 150 groups, judges them by the report's own statistics and gate, and counts
+`better` and `worse`; beside it stands what the test against the best arm of the same rows alone would have said.
 
 tied: adapter, base, few_shot and majority are right on half of the rows, each by its own luck.
 twin: few_shot is the adapter with 6 % of its right answers spoiled, majority far below; base is as good as the adapter.
@@ -12,14 +12,12 @@ gain: the adapter is right on 65 % of the rows, the others on 50 %.
 
 import argparse
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eval import gate
-from eval.predictions import Prediction
-from eval.report import summary
-from eval.tasks import make_tasks
+from eval import gate, stats
 from finetune.config.eval import EvalConfig, TaskConfig, TaskKind
 
 ROWS, GROUP = 300, 2
@@ -36,24 +34,33 @@ def outcomes(case: str, source: np.random.Generator) -> dict[str, Right]:
     return found
 
 
-def predictions(arm: str, right: Right) -> list[Prediction]:
-    """One arm's rows: two gold labels in turn, and a third that is always wrong."""
-    return [
-        Prediction(
-            id=str(row),
-            group=str(row // GROUP),
-            document=None,
-            task="label",
-            arm=arm,
-            gold="ab"[row % 2],
-            prediction="ab"[row % 2] if hit else "c",
-            raw="",
-            score=float(hit),
-            confidence=None,
-            label_scores=None,
+def judged(arms: dict[str, Right], config: EvalConfig) -> dict[str, Any]:
+    """The comparisons of the report on these answers, their verdicts held together as the report does it."""
+    groups = np.arange(ROWS) // GROUP
+    names = [arm for arm in arms if arm != "adapter"]
+    found = [
+        stats.estimate(
+            stats.mean_difference(arms[arm].astype(float), arms["adapter"].astype(float), groups), config
         )
-        for row, hit in enumerate(right)
+        for arm in names
     ]
+    items = [
+        {
+            "a": arm,
+            "b": "adapter",
+            "task": "label",
+            "metric": "exact_match",
+            "low": item.low,
+            "high": item.high,
+            "p_adjusted": adjusted,
+            "verdict": stats.verdict(item, config.min_gain, config.confidence),
+        }
+        for arm, item, adjusted in zip(names, found, stats.holm([item.p for item in found]), strict=True)
+    ]
+    shares = {arm: {"label": {"exact_match": float(right.mean())}} for arm, right in arms.items()}
+    report = {"arms": shares, "comparisons": items}
+    gate.hold_together(report, config)
+    return report
 
 
 def errors(case: str, draws: int, resamples: int = 1000) -> dict[str, float]:
@@ -61,14 +68,13 @@ def errors(case: str, draws: int, resamples: int = 1000) -> dict[str, float]:
     config = EvalConfig(
         tasks={"label": TaskConfig(TaskKind.classification)}, primary="label", resamples=resamples
     )
-    source, tasks = np.random.default_rng(7), make_tasks(config)
+    source = np.random.default_rng(7)
     counts = dict.fromkeys(("better", "worse", "best alone: better", "best alone: worse"), 0)
     for _ in range(draws):
-        arms = {arm: predictions(arm, right) for arm, right in outcomes(case, source).items()}
-        report = summary.summarise(tasks, arms, {"a", "b"}, config)
+        report = judged(outcomes(case, source), config)
         best = gate.contests(report, config)[0]
-        alone = "better" if best["ci_low"] > 0 else "worse" if best["ci_high"] < 0 else ""
-        for name in (report["verdict"], f"best alone: {alone}"):
+        alone = "better" if best["low"] > 0 else "worse" if best["high"] < 0 else ""
+        for name in (gate.deciding(report, config)["verdict"], f"best alone: {alone}"):
             if name in counts:
                 counts[name] += 1
     return {name: count / draws for name, count in counts.items()}
@@ -76,7 +82,7 @@ def errors(case: str, draws: int, resamples: int = 1000) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--draws", type=int, default=4000)
     draws = parser.parse_args().draws
     for case in ("tied", "twin", "gain"):
         told = ", ".join(f"{name} {100 * share:.1f} %" for name, share in errors(case, draws).items())

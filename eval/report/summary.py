@@ -42,7 +42,7 @@ def summarise(
     adjust(comparisons, {task.name: task.metric.name for task in tasks})
     shown = [asdict(item) for item in comparisons]
     report = {"arms": arms, "comparisons": shown, "primary": config.primary}
-    _hold_together(shown, gate.contests(report, config), config)
+    gate.hold_together(report, config)
     return {
         **report,
         "reference": gate.reference(arms, config),
@@ -103,16 +103,3 @@ def _compare(task: Task, predictions: ArmPredictions, arm: str, config: EvalConf
         compare(Compared(arm, ADAPTER, task.name, metric), statistic, config, asked.get(metric))
         for metric, statistic in task.differences(pairs, list(asked)).items()
     ]
-
-
-def _hold_together(
-    comparisons: Sequence[dict[str, Any]], contests: Sequence[Mapping[str, Any]], config: EvalConfig
-) -> None:
-    """Take back verdicts that do not stand once all are read together.
-
-    A `better` of the gate stands by its own p, since all of them must be; a `worse` does not, since one suffices.
-    """
-    for item in comparisons:
-        stands = item["verdict"] == stats.BETTER and any(item is member for member in contests)
-        if not stands and item["p_adjusted"] >= 1 - config.confidence:
-            item["verdict"] = stats.INCONCLUSIVE

@@ -110,7 +110,7 @@ def test_a_worse_of_the_gate_must_hold_among_all_its_comparisons(make: Any) -> N
 
 def test_choosing_the_best_arm_by_the_same_rows_makes_no_false_better() -> None:
     """A twin of the adapter that luck lifts above the base: against it alone one test set in five says `better`."""
-    found = errors("twin", 60, resamples=200)
+    found = errors("twin", 200, resamples=200)
     assert found["best alone: better"] > 0.08
     assert found["better"] <= 0.05
 
