@@ -56,8 +56,9 @@ def test_no_example_is_of_the_rows_own_group() -> None:
 
 
 def test_the_earlier_row_wins_a_tie_and_rows_without_a_shared_word_fill_up() -> None:
-    twins = [row("rent", f"g{index}") for index in range(50)]
-    assert near("rent", 3, train=twins) == ["g0", "g1", "g2"]
+    twins = [row("rent" if index % 2 else "rent due", f"g{index}") for index in range(400)]
+    assert near("rent", 3, train=twins) == ["g1", "g3", "g5"]
+    assert near("rent", 202, train=twins)[198:] == ["g397", "g399", "g0", "g2"]
     assert near("zebra", 2) == ["a", "b"]
     assert near("?!", 2) == ["a", "b"]
     assert near("rent", 2, train=[row("...", "e"), *TRAIN]) == ["c", "a"]
