@@ -66,10 +66,10 @@ show-mask: check-conf $(READY) ## a few rows with what is learned in colour; ARG
 train: check-conf $(READY) ## fine-tune an adapter on the prepared rows
 	@$(STAGE)
 
-eval: check-conf $(READY) ## adapter against its base and the floors, with a verdict
+eval: check-conf $(READY) ## adapter against base, retrieved examples and floors, with a gate
 	@$(STAGE)
 
-export: check-conf $(READY) ## merge, prove the merge equal, write the folder for the serving team
+export: check-conf $(READY) ## merge what passed its gate, prove the merge equal, write the folder for the serving team
 	@$(STAGE)
 
 status: check-conf $(READY) ## where each stage stands, and how far a training run is; from another shell

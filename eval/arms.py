@@ -1,20 +1,50 @@
-"""Who answers: the adapter, the same base without it, and two floors that need no GPU."""
+"""Who answers: one 4-bit base with and without the adapter, with and without examples, and floors without a GPU."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from eval.answers import answer
+from eval.retrieve import Examples, with_examples
 from finetune.chat import IGNORE, render_answer
-from finetune.config.eval import EvalConfig
+from finetune.config.eval import Arm, EvalConfig
 from finetune.console import say
 from finetune.errors import RefusedError
 from finetune.generate import Answer
-from finetune.model import Loaded
+from finetune.model import CHAMPION, Loaded, activated
 
-ADAPTER, BASE, MAJORITY, SVM = "adapter", "base", "majority", "svm"
+BASE, FEW_SHOT, ADAPTER, ADAPTER_FEW_SHOT, MAJORITY, SVM = (arm.name for arm in Arm)
+ALL = (BASE, FEW_SHOT, ADAPTER, ADAPTER_FEW_SHOT, CHAMPION, MAJORITY, SVM)
+"""In the order of a report."""
+ZERO_SHOT = (BASE, ADAPTER, CHAMPION)
+WITH_EXAMPLES = (FEW_SHOT, ADAPTER_FEW_SHOT)
+WITHOUT_ADAPTER = (BASE, FEW_SHOT)
 
 Rows = Sequence[Mapping[str, Any]]
+Prompts = list[list[int]]
+
+
+@dataclass
+class Answered:
+    """What the model arms answered, by arm, and what there is to count of it."""
+
+    answers: dict[str, list[Answer]] = field(default_factory=dict)
+    counts: dict[str, Any] = field(default_factory=dict)
+
+
+def names(config: EvalConfig) -> list[str]:
+    """The arms of an evaluation in the order of their report."""
+    chosen = {arm.name for arm in config.arms} | ({CHAMPION} if config.against else set())
+    return [name for name in ALL if name in chosen]
+
+
+def floors(config: EvalConfig, train: Rows, test: Rows) -> dict[str, list[Answer]]:
+    """The answers of the floors that were asked for."""
+    asked = names(config)
+    found = {MAJORITY: majority(train, test)} if MAJORITY in asked else {}
+    return found | ({SVM: svm(train, test, config.seed)} if SVM in asked else {})
 
 
 def majority(train: Rows, test: Rows) -> list[Answer]:
@@ -40,25 +70,69 @@ def svm(train: Rows, test: Rows, seed: int) -> list[Answer]:
     return [Answer(str(found), None, ()) for found in classifier.predict([_question(row) for row in test])]
 
 
-def models(loaded: Loaded, config: EvalConfig, test: Rows) -> dict[str, list[Answer]]:
-    """The answers of base and adapter.
+def models(loaded: Loaded, config: EvalConfig, train: Rows, test: Rows) -> Answered:
+    """The answers of base, adapter and champion, without examples and with them.
 
-    One process, one set of 4-bit weights, the same prompts and batches: only the adapter differs.
+    One process, one set of 4-bit weights, the same rows and batches: only adapter and prompt differ.
     """
-    prompts = [loaded.renderer.prompt_ids(row["messages"]) for row in test]
+    asked, found = names(config), Answered()
     _require_room(loaded, test, config.max_new_tokens)
-    with loaded.model.disable_adapter():
-        of_base = answer(loaded, prompts, config, BASE)
-    of_adapter = answer(loaded, prompts, config, ADAPTER)
-    found = {BASE: of_base, ADAPTER: of_adapter}
-    told = ", ".join(f"{arm} {count}" for arm, count in cut(found).items())
+    prompts = dict.fromkeys(ZERO_SHOT, [loaded.renderer.prompt_ids(row["messages"]) for row in test])
+    if set(WITH_EXAMPLES) & set(asked):
+        few, found.counts["examples"] = few_shot_prompts(loaded, config, train, test)
+        prompts |= dict.fromkeys(WITH_EXAMPLES, few)
+    for arm in asked:
+        if arm in prompts:
+            with _weights(loaded, arm):
+                found.answers[arm] = answer(loaded, prompts[arm], config, arm)
+    found.counts["answers_cut"] = {arm: sum(item.cut for item in made) for arm, made in found.answers.items()}
+    told = ", ".join(f"{arm} {count}" for arm, count in found.counts["answers_cut"].items())
     say(f"answers cut at eval.max_new_tokens={config.max_new_tokens}: {told}")
     return found
 
 
-def cut(models: Mapping[str, Sequence[Answer]]) -> dict[str, int]:
-    """How many answers of each model arm reached eval.max_new_tokens before an end token."""
-    return {arm: sum(item.cut for item in answers) for arm, answers in models.items()}
+def few_shot_prompts(
+    loaded: Loaded, config: EvalConfig, train: Rows, test: Rows
+) -> tuple[Prompts, dict[str, int]]:
+    """The test rows' prompts with the training rows most like each, and how many examples these show and lack.
+
+    Examples whose text holds the template's marks, such as <|im_end|>, are never shown: they would end their turn.
+    """
+    clean = [row for row in train if not _is_marked(row, list(loaded.renderer.marks.values()))]
+    most = loaded.context_tokens() - config.max_new_tokens
+    examples = Examples(clean) if clean else None
+    found = [
+        with_examples(
+            loaded.renderer,
+            row,
+            examples.nearest(row, config.shots) if examples else [],
+            lambda prompt, shots: prompt <= most and shots <= config.shot_tokens,
+        )
+        for row in test
+    ]
+    counts = {
+        "shown": sum(item.shown for item in found),
+        "dropped": sum(item.dropped for item in found),
+        "rows_without": sum(not item.shown for item in found),
+        "marked": len(train) - len(clean),
+    }
+    say(
+        f"examples in the prompts: {counts['shown']} shown, {counts['dropped']} dropped beyond eval.shot_tokens="
+        f"{config.shot_tokens} or the model's context, {counts['rows_without']} of {len(test)} rows without any; "
+        f"{counts['marked']} training rows hold the template's marks and are not shown"
+    )
+    return [item.ids for item in found], counts
+
+
+@contextmanager
+def _weights(loaded: Loaded, arm: str) -> Iterator[None]:
+    """The weights of an arm: the base alone, or with one adapter."""
+    if arm in WITHOUT_ADAPTER:
+        with loaded.model.disable_adapter():
+            yield
+    else:
+        with activated(loaded, CHAMPION if arm == CHAMPION else None):
+            yield
 
 
 def _require_room(loaded: Loaded, test: Rows, max_new_tokens: int) -> None:
@@ -72,6 +146,11 @@ def _require_room(loaded: Loaded, test: Rows, max_new_tokens: int) -> None:
             f"a gold answer has {longest} tokens but eval.max_new_tokens={max_new_tokens}; "
             f"set eval.max_new_tokens={longest} or more"
         )
+
+
+def _is_marked(row: Mapping[str, Any], marks: Sequence[str]) -> bool:
+    texts = [*(str(turn["content"]) for turn in row["messages"]), render_answer(row["target"])]
+    return any(mark in text for text in texts for mark in marks)
 
 
 def _question(row: Mapping[str, Any]) -> str:

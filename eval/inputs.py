@@ -1,9 +1,12 @@
 """What an evaluation reads: an adapter, the data and the base that made it."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eval.predictions import require_several_answers
+from eval.tasks import Task
 from finetune import artifacts
 from finetune.artifacts import Artifact, input_record
 from finetune.chat import render_answer
@@ -11,9 +14,13 @@ from finetune.config import RunConfig, recorded
 from finetune.config.data import DataConfig
 from finetune.config.model import ModelConfig
 from finetune.config.plan import HardwareConfig
-from finetune.errors import DataError
-from finetune.model import Loaded, attach_trained, load_base, trained_on
-from finetune.rows import read_rows
+from finetune.errors import ConfigError, DataError, RefusedError
+from finetune.generate import Answer
+from finetune.model import Loaded, attach_champion, attach_trained, load_base, trained_on
+from finetune.rows import read_rows, repeats
+
+QUANTISED_BY = ("quantisation", "double_quantisation")
+"""Settings beside the base's content that decide the 4-bit weights."""
 
 
 @dataclass(frozen=True)
@@ -24,18 +31,28 @@ class Inputs:
     data: Artifact
     base: Artifact
     weights: Artifact
+    champion: Artifact | None = None
+    """The adapter in service, which eval.against names."""
 
     def records(self) -> dict[str, dict[str, str]]:
         """What the report's manifest names as inputs; the adapter's own names the base."""
-        return {"adapter": input_record(self.adapter), "data": input_record(self.data)}
+        return {key: input_record(item) for key, item in self.named() if key != "base"}
+
+    def named(self) -> list[tuple[str, Artifact]]:
+        """Everything that was opened, by its name as an input."""
+        found = [("adapter", self.adapter), ("data", self.data), ("base", self.base)]
+        return [*found, *([("champion", self.champion)] if self.champion else [])]
 
     def model(self) -> ModelConfig:
         """The model section that the adapter was trained with."""
         return recorded(ModelConfig, self.adapter.manifest.config["model"])
 
     def load(self, hardware: HardwareConfig) -> Loaded:
-        """The 4-bit base with the adapter on it; `model.disable_adapter()` gives the base back."""
-        return attach_trained(load_base(self.weights, self.model(), hardware), self.adapter)
+        """The 4-bit base with the adapter on it and any champion beside; `disable_adapter()` gives the base back."""
+        loaded = attach_trained(load_base(self.weights, self.model(), hardware), self.adapter)
+        if self.champion is not None:
+            attach_champion(loaded, self.champion)
+        return loaded
 
     def has_label_set(self) -> bool:
         """Whether targets are labels, which a report may show."""
@@ -70,4 +87,68 @@ def open_inputs(run: RunConfig) -> Inputs:
     else:
         data = artifacts.open_input(run.paths, adapter, "data")
     pinned = artifacts.open_input(run.paths, adapter, "base")
-    return Inputs(adapter, data, pinned, trained_on(run.paths, adapter, pinned).read)
+    champion = _champion(run, adapter) if run.eval.against else None
+    for trained in filter(None, (adapter, champion)):
+        _require_unseen(run, trained, data)
+    return Inputs(adapter, data, pinned, trained_on(run.paths, adapter, pinned).read, champion)
+
+
+def require_usable(tasks: Sequence[Task], test: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse before anything is answered what no answer could make a verdict of.
+
+    Raises DataError where an id is doubled, all rows are in one group, or all gold answers of a task are the same.
+    """
+    doubled = [name for name, count in Counter(str(row["id"]) for row in test).items() if count > 1]
+    if doubled:
+        raise DataError(
+            f"test.jsonl holds {len(doubled)} doubled ids, the first is {min(doubled)}; prepare again"
+        )
+    gold = [Answer(render_answer(row["target"]), None) for row in test]
+    for task in tasks:
+        rows = task.predict(test, gold, "gold")
+        if len({row["group"] for row in rows}) == 1:
+            raise DataError(
+                f"all {len(rows)} test rows of task {task.name} are in one group, so nothing can be said about "
+                "other groups; enlarge the test set"
+            )
+        require_several_answers(rows)
+
+
+def _champion(run: RunConfig, adapter: Artifact) -> Artifact:
+    """The adapter in service. Raises ConfigError where it is this one, or of another base or prompt format."""
+    found = artifacts.open_run(run.paths, "adapter", run.name, str(run.eval.against))
+    if found.manifest.content == adapter.manifest.content:
+        raise ConfigError(
+            f"eval.against={run.eval.against} is the adapter that is evaluated; name the one in service, or null"
+        )
+    mine, theirs = adapter.manifest, found.manifest
+    for what, one, other in (
+        ("base", mine.inputs["base"]["content"], theirs.inputs["base"]["content"]),
+        *((f"model.{key}", mine.config["model"][key], theirs.config["model"][key]) for key in QUANTISED_BY),
+        ("chat template", mine.facts["template"], theirs.facts["template"]),
+    ):
+        if one != other:
+            raise ConfigError(
+                f"eval.against={run.eval.against} is of another {what} ({str(other)[:8]}, not {str(one)[:8]}): both "
+                "adapters must stand on the same weights and prompts; compare prediction files with eval.compare"
+            )
+    return found
+
+
+def _require_unseen(run: RunConfig, adapter: Artifact, data: Artifact) -> None:
+    """Raise RefusedError where an adapter was trained on a question, document or group of today's test rows."""
+    test, found = read_rows(data.path("test.jsonl")), adapter.manifest
+    sets = [key for key in found.inputs if key.startswith("mixed_")]
+    if not found.config["train"].get("mix") or found.inputs["data"]["name"] in found.config["train"]["mix"]:
+        sets.append("data")
+    for key in sets:
+        seen = artifacts.open_input(run.paths, adapter, key)
+        rows = read_rows(seen.path("train.jsonl"))
+        asked, documents = repeats(rows, test)
+        if asked or documents:
+            raise RefusedError(
+                f"adapter {found.name}/{found.run} was trained on {len({*asked, *documents})} of {len(rows)} rows of "
+                f"{seen.manifest.name}/{seen.manifest.run} that repeat the test set ({len(asked)} ask what one of its "
+                f"{len(test)} rows asks, {len(documents)} are of their documents or groups); evaluate on rows that it "
+                "never saw, or train again without these"
+            )

@@ -10,7 +10,7 @@ from finetune.config.data import DataConfig
 from finetune.config.model import ModelConfig
 from finetune.console import say
 from finetune.errors import RefusedError
-from finetune.handover import copy_companions, report_on
+from finetune.handover import copy_companions, gate_report, require_gate
 from finetune.licences import require_lawful
 from finetune.metrics import JobType
 from finetune.stage import stage
@@ -28,17 +28,19 @@ def run(run: RunConfig) -> Artifact:
     run = replace(run, model=model, data=recorded(DataConfig, data.manifest.config["data"]))
     require_lawful(run)  # RUN= or an edited experiment can make what was trained on another than today's
     require_lawful_mix(run, adapter.manifest.facts.get("mix", {}))
-    report = report_on(run, adapter)
+    report = gate_report(run, adapter)
+    overrides = require_gate(run, adapter, report)
     inputs = {"adapter": adapter, "base": pinned, "data": data, **({"report": report} if report else {})}
     spec = Spec(
         "export",
-        1,
+        2,
         run.name,
         {"export": run.export},
         {key: input_record(item) for key, item in inputs.items()},
     )
     with artifacts.writing(run.paths, spec, move_current=run.run is None) as output:
         if output.finished is None:
+            output.overrides = overrides + (report.manifest.overrides if report else [])
             with open_run(run, JobType.export, spec) as tracker:
                 _export(run, inputs, output, tracker)
         else:
@@ -67,7 +69,7 @@ def _export(run: RunConfig, inputs: dict[str, Artifact], output: Output, tracker
     say(told(figures))
     if not figures["passed"]:
         raise RefusedError(figures["problems"])
-    output.write_text("README.md", model_card(run, inputs, figures))
+    output.write_text("README.md", model_card(run, inputs, figures, output.overrides))
     output.counts = {"tensors_changed": len(merged.changed), "positions": figures["positions"]}
     output.facts = {"batch_rows": run.eval.batch_rows, "hardware": run.hardware.name}
 

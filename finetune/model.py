@@ -3,6 +3,8 @@
 import importlib.metadata
 import importlib.util
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 ADAPTER = "adapter"
 """Subfolder of an adapter run that PEFT reads and writes."""
+CHAMPION = "champion"
+"""PEFT's name for a second adapter, that in service today; the first is PEFT's `default`."""
 
 
 @dataclass
@@ -31,6 +35,10 @@ class Loaded:
     model: Any
     tokenizer: Any
     renderer: Renderer
+
+    def context_tokens(self) -> int:
+        """The longest sequence that the model was made for, prompt and answer together."""
+        return int(self.model.config.get_text_config().max_position_embeddings)
 
 
 @dataclass(frozen=True)
@@ -208,6 +216,27 @@ def attach_trained(loaded: Loaded, adapter: Artifact) -> Loaded:
     network = PeftModel.from_pretrained(loaded.model, adapter.path(ADAPTER))
     use_exact_dora(network)
     return Loaded(network.eval(), loaded.tokenizer, loaded.renderer)
+
+
+def attach_champion(loaded: Loaded, adapter: Artifact) -> None:
+    """Load a second adapter beside the one that is on the model; it does nothing until it is `activated`."""
+    from finetune.dora import use_exact_dora
+
+    loaded.model.load_adapter(adapter.path(ADAPTER), CHAMPION)
+    use_exact_dora(loaded.model)
+    loaded.model.eval()  # PEFT leaves a second adapter's dropout on
+
+
+@contextmanager
+def activated(loaded: Loaded, name: str | None) -> Iterator[None]:
+    """The model with the adapter of this name instead of its first; with the first where it is None."""
+    first = loaded.model.active_adapter
+    if name is not None:
+        loaded.model.set_adapter(name, inference_mode=True)
+    try:
+        yield
+    finally:
+        loaded.model.set_adapter(first, inference_mode=True)
 
 
 def quantisation_config(model: ModelConfig) -> Any:

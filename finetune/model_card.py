@@ -1,7 +1,7 @@
 """The model card: where the weights come from and what was measured, from the manifests alone."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from finetune.artifacts import Artifact
@@ -28,7 +28,7 @@ tags: [hallmark, qlora]
 
 ## Gain
 
-{gain}
+{gain}{overrides}
 
 ## Served = merged = trained
 
@@ -53,11 +53,12 @@ other languages or what the base could do before and cannot now.
 """
 
 
-def model_card(run: RunConfig, inputs: Mapping[str, Artifact], figures: Mapping[str, Any]) -> str:
-    """README.md of the export, with Hugging Face front matter."""
+def model_card(
+    run: RunConfig, inputs: Mapping[str, Artifact], figures: Mapping[str, Any], overrides: Sequence[str]
+) -> str:
+    """README.md of the export, with Hugging Face front matter; `overrides` are the gates that were forced."""
     adapter, base, data = inputs["adapter"], inputs["base"], inputs["data"]
     counts = adapter.manifest.counts
-    mix = adapter.manifest.facts.get("mix", {})
     return CARD.format(
         licence=_front_matter_licence(run.model.licence),
         repo=run.model.base.repo or run.model.name,
@@ -73,6 +74,7 @@ def model_card(run: RunConfig, inputs: Mapping[str, Artifact], figures: Mapping[
         steps=counts["steps"],
         trained_tokens=counts["trained_tokens"],
         gain=_gain(inputs.get("report")),
+        overrides=_overrides(overrides),
         merge_base="dequantised NF4" if figures["base"] == "dequantised" else "original",
         positions=figures["positions"],
         prompts=figures["prompts"],
@@ -82,15 +84,19 @@ def model_card(run: RunConfig, inputs: Mapping[str, Artifact], figures: Mapping[
         floor_top1=figures["floor"]["top1"],
         fp32_kl="not run" if figures["fp32_kl"] is None else f"{figures['fp32_kl']:.2e}",
         greedy=figures["greedy_equal"],
-        mixed="".join(
-            f"\n| mixed into training | {name}, licence {of['licence']}, content `{of['content'][:16]}` |"
-            for name, of in mix.items()
-        ),
-        mixed_attribution="".join(
-            f" {name}: {of['licence']}. {of['attribution']}" for name, of in mix.items()
-        ),
+        **_mixed(adapter.manifest.facts.get("mix", {})),
         attribution=data.manifest.config["data"]["attribution"],
     )
+
+
+def _mixed(mix: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """What the card says of data sets mixed into training."""
+    rows = (
+        f"\n| mixed into training | {name}, licence {of['licence']}, content `{of['content'][:16]}` |"
+        for name, of in mix.items()
+    )
+    thanks = (f" {name}: {of['licence']}. {of['attribution']}" for name, of in mix.items())
+    return {"mixed": "".join(rows), "mixed_attribution": "".join(thanks)}
 
 
 def _front_matter_licence(licence: str) -> str:
@@ -99,16 +105,41 @@ def _front_matter_licence(licence: str) -> str:
 
 
 def _gain(report: Artifact | None) -> str:
-    """The comparisons of the report on this very adapter; says so where there is none."""
+    """The gate and the comparisons of the report on this very adapter; says so where there is none."""
     if report is None:
-        return "This adapter was not evaluated."
+        return "No evaluation of this adapter has a gate: what it gained is not known."
     found = json.loads(report.path("report.json").read_text())
     level = f"{report.manifest.config['eval']['confidence']:.0%}".replace("%", " %")
-    lines = [f"Verdict: **{found['verdict']}** (report {report.manifest.run}).", ""]
-    lines += [f"| against | metric | gain | {level} interval | verdict |", "|---|---|---|---|---|"]
+    passed = "passed" if found["gate"]["passed"] else "**not passed**"
+    lines = [
+        f"Verdict: **{found['verdict']}** against {found['reference']}, the best of those it must beat on "
+        f"{found['primary']}; gate {passed} (report {report.manifest.run}).",
+        "",
+        f"| against | task | metric | gain | {level} interval | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
     for item in found["comparisons"]:
         lines.append(
-            f"| {item['a']} | {item['metric']} | {item['delta']:+.3f} | "
+            f"| {item['a']} | {item['task']} | {item['metric']} | {item['delta']:+.3f} | "
             f"{item['ci_low']:+.3f} to {item['ci_high']:+.3f} | {item['verdict']} |"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *_losses(found["gate"]["checks"])])
+
+
+def _losses(checks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What must not have fallen, with the margin: those checks of the gate alone."""
+    kept = [check for check in checks if check["kind"] == "non_inferiority"]
+    if kept:
+        yield "\n| must not fall | metric | change | interval | margin | found |\n|---|---|---|---|---|---|"
+    for check in kept:
+        yield (
+            f"| {check['task']} | {check['metric']} | {check['delta']:+.3f} | {check['ci_low']:+.3f} to "
+            f"{check['ci_high']:+.3f} | {check['margin']:g} | {check['verdict']} |"
+        )
+
+
+def _overrides(overrides: Sequence[str]) -> str:
+    """A paragraph that names the gates that were forced; nothing where none was."""
+    if not overrides:
+        return ""
+    return "\n\n**Exported against a gate.** " + "; ".join(overrides) + "."

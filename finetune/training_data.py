@@ -7,11 +7,10 @@ from typing import Any
 
 from finetune import artifacts
 from finetune.artifacts import Artifact, input_record
-from finetune.artifacts.hashing import canonical, sha256_text
 from finetune.config import RunConfig
 from finetune.errors import ConfigError, RefusedError
 from finetune.licences import require_lawful
-from finetune.rows import DATA, document_of, read_rows
+from finetune.rows import DATA, read_rows, repeats
 
 Rows = list[dict[str, Any]]
 
@@ -99,10 +98,7 @@ def overlaps(
     name: str, rows: Sequence[Mapping[str, Any]], held_out: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:
     """A line where rows of the set `name` repeat a prompt or a document of the held-out rows."""
-    prompts = {_prompt(row) for row in held_out}
-    asked = [str(row["id"]) for row in rows if _prompt(row) in prompts]
-    documents = HeldOut(held_out, rows)
-    repeated = [str(row["id"]) for row in rows if documents.holds(row)]
+    asked, repeated = repeats(rows, held_out)
     for ids, what in ((asked, "ask what"), (repeated, "are of documents that")):
         if ids:
             more = f" and {len(ids) - NAMED} more" if len(ids) > NAMED else ""
@@ -111,43 +107,3 @@ def overlaps(
                 f"({', '.join(ids[:NAMED])}{more}); take them out of {name}, or join both sources in one data set, "
                 "which is then split together"
             )
-
-
-def _prompt(row: Mapping[str, Any]) -> str:
-    """What is asked, whatever the instruction before it, letter case and white space."""
-    turns = [message for message in row["messages"] if message["role"] != "system"]
-    return sha256_text(
-        canonical([(turn["role"], " ".join(turn["content"].casefold().split())) for turn in turns])
-    )
-
-
-class HeldOut:
-    """The documents of the held-out rows, by opaque id and by what their sources hash to."""
-
-    def __init__(self, held_out: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> None:
-        self.documents = {document_of(row) for row in held_out}
-        self.ranges: dict[str, list[tuple[int, int]]] = {}
-        for sha256, start, end in (source for row in held_out for source in _sources(row)):
-            self.ranges.setdefault(sha256, []).append((start, end))
-        self.whole = _of_one_document(held_out) | _of_one_document(rows)
-
-    def holds(self, row: Mapping[str, Any]) -> bool:
-        """Whether a row's document is among them: the same id, the same file, or an overlapping part of one table."""
-        return document_of(row) in self.documents or any(
-            sha256 in self.ranges
-            and (sha256 in self.whole or any(a < end and start < b for a, b in self.ranges[sha256]))
-            for sha256, start, end in _sources(row)
-        )
-
-
-def _of_one_document(rows: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Hashes of files that are one document each, unlike a table's, which holds many."""
-    documents: dict[str, set[str]] = {}
-    for row in rows:
-        for sha256, _, _ in _sources(row):
-            documents.setdefault(sha256, set()).add(document_of(row))
-    return {sha256 for sha256, found in documents.items() if len(found) == 1}
-
-
-def _sources(row: Mapping[str, Any]) -> list[tuple[str, int, int]]:
-    return [(item["sha256"], item["start"], item["end"]) for item in row.get("sources", [])]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from eval import gate, stats
-from eval.arms import ADAPTER, BASE, MAJORITY, SVM
+from eval.arms import ADAPTER, ADAPTER_FEW_SHOT, BASE, FEW_SHOT, MAJORITY, SVM
 from eval.inputs import Inputs
 from eval.metrics.classification import label
 from eval.predictions import Prediction, group_numbers, pair
@@ -18,6 +18,7 @@ from finetune import pages
 from finetune.artifacts import provenance
 from finetune.config.eval import EvalConfig, TaskKind
 from finetune.config.schema import RunConfig
+from finetune.model import CHAMPION
 from finetune.pages import Scale, scale_over
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -28,7 +29,10 @@ LABEL_SETS = (TaskKind.classification, TaskKind.multi_label, TaskKind.coding)
 """Kinds whose gold answers are labels, which a page may show; the others hold passages and free text."""
 NAMES = {
     BASE: ("Base", "the same 4-bit weights, adapter switched off"),
+    FEW_SHOT: ("Base + examples", "the same, with training rows like the question in its prompt (BM25)"),
     ADAPTER: ("Adapter", "the trained adapter on those weights"),
+    ADAPTER_FEW_SHOT: ("Adapter + examples", "the adapter, with the same examples in its prompt"),
+    CHAMPION: ("Champion", "the adapter that eval.against names"),
     MAJORITY: ("Majority", "the most frequent training label, for every row"),
     SVM: ("TF-IDF + SVM", "a linear classifier, seconds on a CPU"),
 }
@@ -54,7 +58,7 @@ def render(
         config=config,
         names=NAMES,
         deciding=deciding,
-        passed=gate.passes(report["verdict"], config),
+        passed=(report.get("gate") or {}).get("passed"),
         floor=_floor(report, config),
         tasks=[_task(report, predictions, task, config) for task in make_tasks(config)],
         show_labels=show_labels,
@@ -69,7 +73,7 @@ def run_facts(inputs: Inputs, run: RunConfig) -> list[tuple[str, str]]:
     """Which runs, contents, seeds and library versions stand behind the numbers."""
     found = [
         (key, f"{item.manifest.name}/{item.manifest.run}, content {item.manifest.content}")
-        for key, item in (("adapter", inputs.adapter), ("data", inputs.data), ("base", inputs.base))
+        for key, item in inputs.named()
     ]
     train, model = inputs.adapter.manifest.config["train"], inputs.model()
     settings = [
@@ -99,7 +103,8 @@ def _task(
     """Everything the page shows of one task."""
     found = {arm: of_task(task, rows) for arm, rows in predictions.items()}
     comparisons = [item for item in report["comparisons"] if item["task"] == task.name]
-    labels = _labels(found[BASE], found[ADAPTER]) if config.tasks[task.name].kind in LABEL_SETS else []
+    shown = config.tasks[task.name].kind in LABEL_SETS and BASE in found
+    labels = _labels(found[BASE], found[ADAPTER]) if shown else []
     return {
         "name": task.name,
         "metric": task.metric.name,

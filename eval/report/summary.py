@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from eval import gate, stats
-from eval.arms import ADAPTER
+from eval.arms import ADAPTER, BASE
 from eval.comparison import Compared, Comparison, adjust, compare
 from eval.predictions import Prediction, pair, require_several_answers
 from eval.report import losses
@@ -43,9 +43,13 @@ def summarise(
     adjust(comparisons, {task.name: task.metric.name for task in tasks})
     shown = [asdict(item) for item in comparisons]
     report = {"arms": arms, "comparisons": shown, "primary": config.primary}
-    decides = gate.deciding(report, config)
-    _hold_together(shown, decides, config)
-    return {**report, "verdict": decides["verdict"], "labels": _labels(tasks, predictions)}
+    gate.hold_together(report, config)
+    return {
+        **report,
+        "reference": gate.reference(arms, config),
+        "verdict": gate.deciding(report, config)["verdict"],
+        "labels": _labels(tasks, predictions),
+    }
 
 
 def foreseen(rows: Sequence[Mapping[str, Any]], config: EvalConfig) -> str:
@@ -94,16 +98,9 @@ def _labels(tasks: Sequence[Task], predictions: ArmPredictions) -> dict[str, dic
 
 def _compare(task: Task, predictions: ArmPredictions, arm: str, config: EvalConfig) -> list[Comparison]:
     pairs = pair(of_task(task, predictions[arm]), of_task(task, predictions[ADAPTER]))
+    margins = {metric: margin for (name, metric), margin in gate.margins(config).items() if name == task.name}
+    asked = margins if arm == BASE else {}
     return [
-        compare(Compared(arm, ADAPTER, task.name, metric), statistic, config)
-        for metric, statistic in task.differences(pairs).items()
+        compare(Compared(arm, ADAPTER, task.name, metric), statistic, config, asked.get(metric))
+        for metric, statistic in task.differences(pairs, list(asked)).items()
     ]
-
-
-def _hold_together(
-    comparisons: Sequence[dict[str, Any]], decides: Mapping[str, Any], config: EvalConfig
-) -> None:
-    """Take back verdicts that do not stand once all are read together; the one named beforehand stands alone."""
-    for item in comparisons:
-        if item is not decides and item["p_adjusted"] >= 1 - config.confidence:
-            item["verdict"] = stats.INCONCLUSIVE

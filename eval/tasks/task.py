@@ -71,9 +71,9 @@ class Task:
         known = frozenset(vocabulary)
         return {name: measure.value(found, predictions, known) for name, found in self.measures.items()}
 
-    def differences(self, pairs: Pairs) -> dict[str, GroupStatistic]:
+    def differences(self, pairs: Pairs, also: Sequence[str] = ()) -> dict[str, GroupStatistic]:
         """The metrics that arms are compared by, the task's own first: `b` minus `a`, where both have it."""
-        names = dict.fromkeys([self.metric.name, *self.compared])
+        names = dict.fromkeys([self.metric.name, *self.compared, *also])
         found = {name: measure.difference(self.measures[name], pairs) for name in names}
         return {name: statistic for name, statistic in found.items() if statistic is not None}
 

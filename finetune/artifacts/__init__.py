@@ -3,6 +3,7 @@
 from finetune.artifacts.folders import (
     Output,
     Spec,
+    finished,
     has_current,
     open_current,
     open_input,
@@ -20,6 +21,7 @@ __all__ = [
     "Manifest",
     "Output",
     "Spec",
+    "finished",
     "has_current",
     "in_use",
     "input_record",

@@ -156,6 +156,17 @@ def has_current(paths: PathsConfig, stage: str, name: str) -> bool:
     return (folder_of(Path(paths.artifacts_root), stage, name) / "current").is_file()
 
 
+def finished(paths: PathsConfig, stage: str, name: str) -> list[Manifest]:
+    """The manifests of all finished runs of a stage under a name; their files are not checked.
+
+    Raises DataError where one is damaged.
+    """
+    parent = folder_of(Path(paths.artifacts_root), stage, name)
+    folders = sorted(path.parent for path in parent.glob(f"[!.]*/{MANIFEST}"))
+    found = [read_manifest(folder, COMMANDS[stage]) for folder in folders]
+    return [manifest for manifest in found if manifest.stage == stage]
+
+
 def open_last(paths: PathsConfig, stage: str, name: str) -> Artifact:
     """The last finished run, whatever its settings. Raises ConfigError where there is none."""
     parent = folder_of(Path(paths.artifacts_root), stage, name)

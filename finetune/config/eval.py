@@ -41,6 +41,31 @@ class Metric(Enum):
     cuad_precision_at_90_recall = "cuad_precision_at_90_recall"
 
 
+class Arm(Enum):
+    """Who answers the test rows. The models are one 4-bit base; a floor needs no GPU."""
+
+    base = "base"
+    few_shot = "few_shot"
+    """The base with examples from the training rows in its prompt: what retrieval alone gives."""
+    adapter = "adapter"
+    adapter_few_shot = "adapter_few_shot"
+    majority = "majority"
+    svm = "svm"
+
+
+class Reference(Enum):
+    """Whom the adapter must beat."""
+
+    auto = "auto"
+    """Each of base, few_shot and majority, and so the best of them."""
+    base = "base"
+    few_shot = "few_shot"
+    majority = "majority"
+    svm = "svm"
+    champion = "champion"
+    """The adapter that eval.against names."""
+
+
 @dataclass
 class TaskConfig:
     kind: TaskKind = MISSING
@@ -112,3 +137,14 @@ class EvalConfig:
     slices: list[SliceBy] = field(default_factory=lambda: list(SliceBy))
     """What slices to look at; those that the rows do not have are not there."""
     forgetting: ForgettingConfig = field(default_factory=ForgettingConfig)
+    arms: list[Arm] = field(default_factory=lambda: list(Arm))
+    reference: Reference = Reference.auto
+    margins: dict[str, float] = field(default_factory=dict)
+    """Abilities that must not fall: the loss against the base that must be excluded, by task (its own metric) or
+    task.metric, as {intent: 0.02, intent.oos_recall: 0.05}."""
+    against: str | None = None
+    """Run id of another adapter of this experiment, such as the one in service: one more arm, `champion`."""
+    shots: int = 3
+    """Examples in a few-shot prompt, retrieved for each row by BM25."""
+    shot_tokens: int = 1024
+    """Tokens that a prompt's examples may take together; the weakest are dropped first."""

@@ -1,13 +1,14 @@
 """Settings of the evaluation that are well typed and still cannot work."""
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from finetune.config.data_checks import kind_problems
-from finetune.config.eval import EvalConfig, ForgettingConfig, Metric, TaskConfig, TaskKind
+from finetune.config.eval import Arm, EvalConfig, ForgettingConfig, Metric, Reference, TaskConfig, TaskKind
 from finetune.config.folders import conf_folders
 from finetune.config.messages import closest
 
@@ -57,6 +58,52 @@ def eval_problems(config: EvalConfig) -> Iterator[str]:
         if not TASK_NAME.fullmatch(name):
             yield f"eval.tasks.{name} becomes part of names; use letters, digits, '.', '_' and '-'"
         yield from _task(f"eval.tasks.{name}", task)
+    yield from _arms(config)
+    yield from _reference(config)
+    yield from _margins(config)
+
+
+def margin_of(key: str, config: EvalConfig) -> tuple[str, str] | None:
+    """The task and metric that an entry of eval.margins is about; None where there is no such one."""
+    if key in config.tasks:
+        return key, config.tasks[key].metric.name
+    name, _, metric = key.rpartition(".")
+    known = {item.name for item in TASK_METRICS[config.tasks[name].kind]} if name in config.tasks else set()
+    return (name, metric) if metric in known else None
+
+
+def _arms(config: EvalConfig) -> Iterator[str]:
+    shown = ", ".join(arm.name for arm in config.arms)
+    doubled = sorted({arm.name for arm in config.arms if config.arms.count(arm) > 1})
+    if doubled:
+        yield f"eval.arms=[{shown}] names {', '.join(doubled)} more than once; name each arm once"
+    if Arm.adapter not in config.arms:
+        yield f"eval.arms=[{shown}] lacks adapter, which every comparison is about; add it"
+    elif len(set(config.arms)) == 1 and config.against is None:
+        yield f"eval.arms=[{shown}] compares the adapter with nothing; add base, or eval.against=<run>"
+
+
+def _reference(config: EvalConfig) -> Iterator[str]:
+    name = config.reference.name
+    if config.reference is Reference.champion:
+        if config.against is None:
+            yield "eval.reference=champion needs eval.against, the run id of the adapter in service"
+    elif config.reference is not Reference.auto and Arm[name] not in config.arms:
+        yield f"eval.reference={name} is not one of eval.arms; add {name} to them, or choose another reference"
+
+
+def _margins(config: EvalConfig) -> Iterator[str]:
+    if config.margins and Arm.base not in config.arms:
+        yield "eval.margins are losses against the base, which is not one of eval.arms; add base to them"
+    for key, margin in config.margins.items():
+        if not 0 < margin < math.inf:
+            yield f"eval.margins.{key}={margin} must be above 0 and finite; a margin of 0 excludes no loss"
+        if margin_of(key, config) is None:
+            known = ", ".join(
+                f"{name}, {name}.<{' or '.join(sorted(item.name for item in TASK_METRICS[task.kind]))}>"
+                for name, task in config.tasks.items()
+            )
+            yield f"eval.margins.{key} is no task and no task.metric; one of: {known}"
 
 
 def _forgetting(config: ForgettingConfig) -> Iterator[str]:

@@ -172,6 +172,8 @@ class ExportConfig:
     """
     fp32_check: bool = True
     """Needs 4 bytes a parameter in memory; false leaves fp32_kl and fp32_top1 null, and the card says so."""
+    force: bool = False
+    """Export although no evaluation lets this adapter pass; recorded in the manifest's overrides and the card."""
 
 
 @dataclass

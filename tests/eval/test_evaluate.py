@@ -1,5 +1,6 @@
 """The stage from prepared rows and a trained adapter to a verdict, on a 2-layer Llama."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from eval.evaluate import run as evaluate
 from finetune.stage import stage
 from finetune.train import run as train
 
-ARMS = ["adapter", "base", "majority", "svm"]
+ARMS = ["adapter", "adapter_few_shot", "base", "few_shot", "majority", "svm"]
 
 
 @pytest.fixture
@@ -74,8 +75,8 @@ def test_report_rerun_and_refusals(
     assert strict != folder
     assert (strict / "manifest.json").is_file()
     errors = [line for line in refused.err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert "12 rows in 3 groups" in errors[0]
+    assert len(errors) == 3  # one for each of base, few_shot and majority
+    assert all("12 rows in 3 groups" in line for line in errors)
 
     assert command("train.lr=0.5") == 2
     assert "train.lr" in capsys.readouterr().err
@@ -84,8 +85,61 @@ def test_report_rerun_and_refusals(
     assert "report.json differs from its manifest" in capsys.readouterr().err
 
 
+def test_the_gate_stands_in_the_report_and_without_its_arms_nothing_becomes_current(
+    command: Callable[..., int], private: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command() == 0
+    folder = run_folder(private, "reports/tiny")
+    report, manifest = (json.loads((folder / f"{name}.json").read_text()) for name in ("report", "manifest"))
+    assert report["gate"]["passed"]
+    assert {check["a"] for check in report["gate"]["checks"]} == {"base", "few_shot", "majority"}
+    assert manifest["overrides"] == ["eval.accept_inconclusive"]  # three groups can show nothing
+    assert manifest["counts"]["examples"] == {"shown": 36, "dropped": 0, "rows_without": 0, "marked": 0}
+    assert set(manifest["counts"]["answers_cut"]) == {"base", "few_shot", "adapter", "adapter_few_shot"}
+    capsys.readouterr()
+    assert command("eval.arms=[svm,adapter]", "eval.accept_inconclusive=false") == 0
+    assert "no gate: eval.arms lacks base, few_shot, majority" in capsys.readouterr().out
+    assert run_folder(private, "reports/tiny") == folder
+
+
 def test_without_an_adapter_it_says_what_to_run(
     argv: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert stage("eval", evaluate, argv()) == 2
     assert "run `make train CONF=tiny`" in capsys.readouterr().err
+
+
+def rewrite(folder: Path, name: str, rows: list[dict[str, object]]) -> None:
+    """Another file in a finished folder whose manifest says so."""
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / name).write_text(text)
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for item in manifest["files"]:
+        if item["path"] == name:
+            item |= {"bytes": len(text.encode()), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    path.write_text(json.dumps(manifest))
+
+
+def test_a_test_set_that_no_answer_could_judge_is_refused_before_anything_is_loaded(
+    command: Callable[..., int], private: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run_folder(private, "data/tiny_rows")
+    rows, learned = (
+        [json.loads(line) for line in (folder / f"{side}.jsonl").read_text().splitlines()]
+        for side in ("test", "train")
+    )
+    for changed, code, told in (
+        ([*rows, rows[0]], 4, "1 doubled ids"),
+        ([{**row, "group": "g"} for row in rows], 4, "all 12 test rows of task clause are in one group"),
+        ([{**row, "target": "notice"} for row in rows], 4, "all 12 gold answers are the same"),
+        ([*rows, learned[0]], 3, f"trained on 4 of {len(learned)} rows of tiny_rows"),
+        ([*rows, {**rows[0], "id": "x", "messages": learned[0]["messages"]}], 3, "(1 ask what one of its 13"),
+    ):
+        rewrite(folder, "test.jsonl", changed)
+        assert command() == code
+        (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+        assert told in line
+        assert "the party shall" not in line
+    rewrite(folder, "test.jsonl", rows)
+    assert not list((private / "artifacts").glob("reports/tiny/*/predictions_*"))

@@ -83,6 +83,35 @@ def test_what_is_asked_of_slices_and_suites_is_checked(private: Path) -> None:
     assert "expected one of [label, length, source, language, time]" in problems()[0]
 
 
+def test_arms_reference_and_margins_are_checked_together(private: Path) -> None:
+    write(private, "  terms: {kind: classification}\n  v1.2: {kind: qa}\n")
+    arms = load(ARGV).eval.arms
+    assert [arm.name for arm in arms] == "base few_shot adapter adapter_few_shot majority svm".split()
+    assert load([*ARGV, "+eval.margins={v1.2: 0.1, v1.2.f1: 0.1, terms.oos_recall: 0.1}"]).eval.margins
+    lines = problems(
+        "eval.arms=[few_shot,svm,svm]",
+        "eval.reference=base",
+        "+eval.margins={terms.f1: 0.1, nothing: 0.1, terms: 0}",
+    )
+    told = (
+        "eval.arms=[few_shot, svm, svm] names svm more than once; name each arm once",
+        "eval.arms=[few_shot, svm, svm] lacks adapter, which every comparison is about; add it",
+        "eval.reference=base is not one of eval.arms; add base to them, or choose another reference",
+        "eval.margins are losses against the base, which is not one of eval.arms; add base to them",
+        "eval.margins.terms.f1 is no task and no task.metric; one of: terms, terms.<balanced_accuracy or ",
+        "eval.margins.nothing is no task and no task.metric",
+        "eval.margins.terms=0.0 must be above 0 and finite",
+    )
+    assert len(lines) == len(told)
+    assert all(any(line.startswith(start) for line in lines) for start in told)
+    assert problems("eval.arms=[adapter]")[0].startswith(
+        "eval.arms=[adapter] compares the adapter with nothing"
+    )
+    assert "needs eval.against" in problems("eval.reference=champion")[0]
+    assert "expected one of [base, few_shot, adapter," in problems("eval.arms=[base,fewshot]")[0]
+    assert problems("eval.shots=0") == ["eval.shots=0 must be above 0 and finite"]
+
+
 def test_an_unknown_field_or_metric_names_the_known_ones(private: Path) -> None:
     write(private, "  terms: {kind: qa, metrik: f1}\n")
     (line,) = problems()

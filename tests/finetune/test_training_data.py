@@ -22,10 +22,8 @@ def row(text: str, number: int, **more: Any) -> dict[str, Any]:
     messages = [{"role": "system", "content": "Say."}, {"role": "user", "content": text}]
     document = f"d{number}"
     sources = [{"sha256": f"{number:064}", "start": 0, "end": 9}]
-    return {"id": f"r{number}", "group": "g", "messages": messages, "target": "y", "document": document} | {
-        "sources": sources,
-        **more,
-    }
+    named = {"id": f"r{number}", "group": f"g{number}", "document": document}
+    return named | {"messages": messages, "target": "y", "sources": sources, **more}
 
 
 HELD_OUT = [
@@ -45,8 +43,9 @@ HELD_OUT = [
         ),
         (row("Why?", 7, document="d2"), "1 of 1 rows are of documents that the main"),
         (row("Why?", 7, sources=row("", 2)["sources"]), "1 of 1 rows are of documents that the main"),
+        (row("Why?", 7, group="g2"), "1 of 1 rows are of documents that the main"),
     ],
-    ids=["other", "same question", "same document", "same file"],
+    ids=["other", "same question", "same document", "same file", "same group"],
 )
 def test_a_row_that_repeats_what_is_held_out_is_found(mixed: Any, told: str | None) -> None:
     found = list(overlaps("more", [mixed], HELD_OUT))
@@ -66,6 +65,8 @@ def test_rows_of_one_table_overlap_where_their_ranges_do() -> None:
     (line,) = overlaps("more", [*apart, at(15, 18, 9)], [*HELD_OUT, at(40, 50, 4)])
     assert line.startswith("train.mix.more: 1 of 3 rows are of documents")
     assert "(r9)" in line
+    # one document of a table alone is held out: the table's others are no part of it
+    assert not list(overlaps("more", apart, [at(12, 18, 4)]))
 
 
 def test_many_rows_are_counted_and_a_few_named() -> None:
