@@ -18,6 +18,8 @@ class Answer:
     confidence: float | None
     ids: tuple[int, ...] = ()
     cut: bool = False
+    seconds: float | None = None
+    """The row's even share of the time in which its arm answered; None where that was not measured."""
 
 
 def nothing() -> None:

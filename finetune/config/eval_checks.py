@@ -39,6 +39,8 @@ TASK_FIELDS: dict[TaskKind, set[str]] = {
     TaskKind.qa: set(),
 }
 OPTIONAL = {"out_of_scope", "ranked"}
+MOST_HOURS = 744.0
+"""Of 31 days."""
 
 
 def eval_problems(config: EvalConfig) -> Iterator[str]:
@@ -50,6 +52,9 @@ def eval_problems(config: EvalConfig) -> Iterator[str]:
         yield f"eval.confidence={config.confidence} must be below 1; no finite interval is certain"
     if 0 < config.resamples < 100:
         yield f"eval.resamples={config.resamples} is too few for an interval's ends; use at least 100"
+    hours = config.costs.server_hours_per_month
+    if not 0 < hours <= MOST_HOURS:
+        yield f"eval.costs.server_hours_per_month={hours} must be above 0 and at most {MOST_HOURS:g}, a month's hours"
     for name, task in config.tasks.items():
         if not TASK_NAME.fullmatch(name):
             yield f"eval.tasks.{name} becomes part of names; use letters, digits, '.', '_' and '-'"
