@@ -63,9 +63,9 @@ SUMMARY = {
         "eval/verdict",
         "eval/<task>/<arm>/<metric>",
         "eval/<task>/<arm>-<arm>/<metric>/<delta, ci_low, ci_high, p or mde>",
-        "eval/arms",
-        "eval/comparisons",
-        "eval/slices",
+        "eval/table/arms",
+        "eval/table/comparisons",
+        "eval/table/slices",
     ),
     JobType.export: (
         "export/passed",

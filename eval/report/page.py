@@ -29,14 +29,14 @@ WORDS = {"f1": "F1", "cuad": "CUAD", "aupr": "AUPR", "oos": "out-of-scope"}
 """Words of metric names that are not written as they are said."""
 LABEL_SETS = (TaskKind.classification, TaskKind.multi_label, TaskKind.coding)
 """Kinds whose gold answers are labels, which a page may show; the others hold passages and free text."""
-SECTIONS = ("gate", "slices", "worst_slice", "calibration", "forgetting", "cost")
+SECTIONS = ("gate", "slices", "slices_too_small", "worst_slice", "calibration", "forgetting", "cost")
 """Of report.json, which a report may lack."""
 NAMES = {
     BASE: ("Base", "the same 4-bit weights, adapter switched off"),
-    "few_shot": ("Base, few-shot", "with examples retrieved from the training rows in its prompt"),
+    "few_shot": ("Base + examples", "the same, with training rows like the question in its prompt (BM25)"),
     ADAPTER: ("Adapter", "the trained adapter on those weights"),
-    "adapter_few_shot": ("Adapter, few-shot", "the adapter with the same examples in its prompt"),
-    "champion": ("Champion", "the adapter in service, on the same weights"),
+    "adapter_few_shot": ("Adapter + examples", "the adapter, with the same examples in its prompt"),
+    "champion": ("Champion", "the adapter that eval.against names"),
     "merged": ("Merged", "the weights that an export would ship"),
     MAJORITY: ("Majority", "the most frequent training label, for every row"),
     SVM: ("TF-IDF + SVM", "a linear classifier, seconds on a CPU"),
@@ -63,7 +63,7 @@ def render(
 ) -> str:
     """The page of a report and its predictions, with the `facts` on where they come from."""
     deciding = gate.deciding(report, config)
-    tasks = [_task(report, predictions, task, config) for task in make_tasks(config)]
+    tasks = [_task(report, predictions, task, config, shown) for task in make_tasks(config)]
     return pages.render(
         TEMPLATE,
         title=title,
@@ -118,7 +118,7 @@ def title_of(metric: str) -> str:
 
 
 def _task(
-    report: Mapping[str, Any], predictions: ArmPredictions, task: Task, config: EvalConfig
+    report: Mapping[str, Any], predictions: ArmPredictions, task: Task, config: EvalConfig, shown: Shown
 ) -> dict[str, Any]:
     """Everything the page shows of one task."""
     found = {arm: of_task(task, rows) for arm, rows in predictions.items()}
@@ -138,7 +138,7 @@ def _task(
         "labels": labels[:MAX_LABELS],
         "label_count": len(labels),
         "effective_groups": _effective_groups(found[ADAPTER]),
-        "slices": panels.sliced(report, task.name),
+        "slices": panels.sliced(report, task.name, shown.labels),
         "matrix": panels.matrix(report, task.name),
         "calibration": panels.calibrated(report, task.name),
         "lengths": panels.long(report, task.name),

@@ -21,9 +21,13 @@ SLICED_BY = {
 }
 
 
-def sliced(report: Report, task: str) -> list[dict[str, Any]]:
-    """Of each kind of slice its rows and a scale that holds all the task's intervals."""
-    found = [item for item in report.get("slices") or [] if item["task"] == task]
+def sliced(report: Report, task: str, labels: bool) -> list[dict[str, Any]]:
+    """Of each kind of slice its rows and a scale that holds all the task's intervals; those by label where `labels`."""
+    found = [
+        item
+        for item in report.get("slices") or []
+        if item["task"] == task and (labels or item["by"] != "label")
+    ]
     if not found:
         return []
     scale = scale_over([item[key] for item in found for key in ("ci_low", "ci_high")])

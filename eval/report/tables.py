@@ -25,12 +25,12 @@ SLICE_NUMBERS = (
 def tables(report: Mapping[str, Any]) -> dict[str, Table]:
     """Arms by metrics, the comparisons, the slices; those without a row are left out."""
     found = {
-        "eval/arms": _arms(report),
-        "eval/comparisons": (
+        "eval/table/arms": _arms(report),
+        "eval/table/comparisons": (
             ["task", "metric", "a", "b", *NUMBERS],
             [[item[key] for key in ("task", "metric", "a", "b", *NUMBERS)] for item in report["comparisons"]],
         ),
-        "eval/slices": _slices(report),
+        "eval/table/slices": _slices(report),
     }
     return {name: table for name, table in found.items() if table[1]}
 

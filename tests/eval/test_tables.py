@@ -49,16 +49,16 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
 
 def test_tables_hold_the_numbers_of_the_report(written: Path) -> None:
     report, found = full_report().report, read(written)
-    assert list(found) == ["eval/arms", "eval/comparisons", "eval/slices"]
+    assert list(found) == ["eval/table/arms", "eval/table/comparisons", "eval/table/slices"]
     assert not unknown(found, JobType.eval)
-    arms = {(task, arm, metric): value for task, arm, metric, value in found["eval/arms"]["data"]}
+    arms = {(task, arm, metric): value for task, arm, metric, value in found["eval/table/arms"]["data"]}
     assert len(arms) == 5 * 5
     assert arms["clause", "adapter", "macro_f1"] == report["arms"]["adapter"]["clause"]["macro_f1"]
-    compared = found["eval/comparisons"]
+    compared = found["eval/table/comparisons"]
     row = dict(zip(compared["columns"], compared["data"][0], strict=True))
     assert row == {key: report["comparisons"][0][key] for key in compared["columns"]}
     assert (row["a"], row["b"], row["n"]) == ("base", "adapter", ROWS)
-    slices = found["eval/slices"]
+    slices = found["eval/table/slices"]
     assert [line[:3] for line in slices["data"]] == [
         [number, "clause", item["by"]] for number, item in enumerate(report["slices"])
     ]
@@ -77,4 +77,4 @@ def test_no_file_of_the_run_holds_a_rows_text_or_a_label(written: Path) -> None:
 
 def test_a_report_without_slices_has_no_such_table() -> None:
     report = {**full_report().report, "slices": None}
-    assert list(tables(report)) == ["eval/arms", "eval/comparisons"]
+    assert list(tables(report)) == ["eval/table/arms", "eval/table/comparisons"]

@@ -104,7 +104,9 @@ def test_the_summaries_are_those_of_the_reports(walked: tuple[Team, str]) -> Non
         found["eval"]["eval/clause/adapter/exact_match"] == report["arms"]["adapter"]["clause"]["exact_match"]
     )
     assert (found["export"]["export/kl"], found["export"]["export/passed"]) == (fidelity["mean_kl"], True)
-    table = json.loads((run_files(team, "eval")[0].parent / "files" / found["eval"]["eval/arms"]).read_text())
+    table = json.loads(
+        (run_files(team, "eval")[0].parent / "files" / found["eval"]["eval/table/arms"]).read_text()
+    )
     told = {(task, arm, metric): value for task, arm, metric, value in table["data"]}
     assert {arm for _, arm, _ in told} == set(report["arms"])
     assert told["clause", "base", "macro_f1"] == report["arms"]["base"]["clause"]["macro_f1"]
