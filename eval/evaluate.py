@@ -6,7 +6,7 @@ import sys
 from eval import arms, forgetting, gate
 from eval.evaluation import evaluate
 from eval.inputs import open_inputs
-from eval.report import summary, terminal
+from eval.report import summary, tables, terminal
 from eval.tasks import make_tasks, records
 from finetune import artifacts, tracking
 from finetune.artifacts import Artifact, Spec
@@ -28,7 +28,10 @@ def run(run: RunConfig) -> Artifact:
     with artifacts.writing(run.paths, spec, move_current=run.run is None and not lacking) as output:
         if output.finished is None:
             with tracking.open_run(run, JobType.eval, spec) as tracker:
-                tracker.log(summary.numbers(evaluate(run, tasks, inputs, output)))
+                found = evaluate(run, tasks, inputs, output)
+                tracker.log(summary.numbers(found))
+                for name, (columns, rows) in tables.tables(found).items():
+                    tracker.table(name, columns, rows)
         else:
             say("already evaluated with these settings; nothing to do")
     artifact = output.made()

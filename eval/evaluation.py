@@ -1,38 +1,85 @@
 """One evaluation: arms answer, tasks score, the report is written."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from eval import arms, forgetting, gate, lost
 from eval.answers import answer
+from eval.arms import Answered, Rows
+from eval.cost import cost, measured, seconds_of
 from eval.inputs import Inputs, require_usable
 from eval.report import page, summary
+from eval.report.answered import answered
+from eval.report.examples import pick
 from eval.tasks import Task, predict_all
 from finetune.artifacts import Output
 from finetune.config import RunConfig
 from finetune.console import say
+from finetune.generate import Answer
+from finetune.model import Loaded
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What was asked and answered: of all arms for every task, and of the models what it took."""
+
+    train: Rows
+    test: Rows
+    loaded: Loaded
+    models: Answered
+    floors: dict[str, list[Answer]]
+    predictions: summary.ArmPredictions
 
 
 def evaluate(run: RunConfig, tasks: list[Task], inputs: Inputs, output: Output) -> dict[str, Any]:
     """Write predictions, report.json and report.html; the report."""
+    found = _answer(run, tasks, inputs)
+    for arm, rows in found.predictions.items():
+        output.write_jsonl(f"predictions_{arm}.jsonl", rows)
+    report = _report(run, tasks, inputs, found)
+    output.write_json("report.json", report)
+    facts, shown = page.run_facts(inputs, run), _shown(run, inputs, tasks[0], found)
+    output.write_text("report.html", page.render(run.name, report, found.predictions, facts, run.eval, shown))
+    output.counts = {"rows": len(found.test), "train_rows": len(found.train), **found.models.counts}
+    output.facts = {"template": found.loaded.renderer.template_hash(), "verdict": report["verdict"]}
+    output.overrides = gate.overrides(report)
+    return report
+
+
+def _answer(run: RunConfig, tasks: list[Task], inputs: Inputs) -> Evaluated:
     train, test = inputs.rows("train"), inputs.rows("test")
-    vocabulary = inputs.vocabulary(train)
     say(f"{summary.foreseen(test, run.eval)}; the floors learn from {len(train)} rows")
     require_usable(tasks, test)
     floors = arms.floors(run.eval, train, test)
     loaded = inputs.load(run.hardware)
     models = arms.models(loaded, run.eval, train, test)
     predictions = predict_all(tasks, test, {**models.answers, **floors})
-    for arm, rows in predictions.items():
-        output.write_jsonl(f"predictions_{arm}.jsonl", rows)
-    report = summary.summarise(tasks, predictions, vocabulary, run.eval)
-    asked = (test, {**models.answers, **floors})
-    report |= lost.sections(tasks, predictions, report["arms"], asked, run.eval, inputs.has_label_set())
-    report["forgetting"] = forgetting.measure(loaded, answer, run.eval, run.paths)
+    return Evaluated(train, test, loaded, models, floors, predictions)
+
+
+def _report(run: RunConfig, tasks: list[Task], inputs: Inputs, found: Evaluated) -> dict[str, Any]:
+    """The content of report.json, section by section; the gate reads the others."""
+    vocabulary, has_labels = inputs.vocabulary(found.train), inputs.has_label_set()
+    answers = (found.test, {**found.models.answers, **found.floors})
+    report = summary.summarise(tasks, found.predictions, vocabulary, run.eval)
+    report |= lost.sections(tasks, found.predictions, report["arms"], answers, run.eval, has_labels)
+    report["forgetting"] = forgetting.measure(found.loaded, answer, run.eval, run.paths)
+    report |= answered(tasks, found.predictions, vocabulary, run.eval, has_labels)
+    report["cost"] = _cost(run, inputs, found)
     report["gate"] = gate.judge(report, run.eval)
-    output.write_json("report.json", report)
-    facts, shown = page.run_facts(inputs, run), inputs.has_label_set()
-    output.write_text("report.html", page.render(run.name, report, predictions, facts, run.eval, shown))
-    output.counts = {"rows": len(test), "train_rows": len(train), **models.counts}
-    output.facts = {"template": loaded.renderer.template_hash(), "verdict": report["verdict"]}
-    output.overrides = gate.overrides(report)
     return report
+
+
+def _cost(run: RunConfig, inputs: Inputs, found: Evaluated) -> dict[str, Any]:
+    prompts = [found.loaded.renderer.prompt_ids(row["messages"]) for row in found.test]
+    seconds = {arm: seconds_of(answers) for arm, answers in found.models.answers.items()}
+    own = measured(found.models.answers[arms.ADAPTER], prompts)
+    return cost(inputs.adapter, seconds, own, run.hardware, run.eval.costs)
+
+
+def _shown(run: RunConfig, inputs: Inputs, task: Task, found: Evaluated) -> page.Shown:
+    """What the page may show: labels of a set, and of the primary task the examples that were asked for."""
+    of_arm = {arm: summary.of_task(task, rows) for arm, rows in found.predictions.items()}
+    asked = run.eval.examples if arms.BASE in of_arm else 0
+    examples = pick(of_arm[arms.BASE], of_arm[arms.ADAPTER], found.test, asked) if asked else []
+    return page.Shown(inputs.has_label_set(), examples)

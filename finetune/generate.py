@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from finetune.chat import IGNORE, Encoded
@@ -18,6 +18,8 @@ class Answer:
     confidence: float | None
     ids: tuple[int, ...] = ()
     cut: bool = False
+    seconds: float | None = field(default=None, compare=False)
+    """The row's even share of the time in which its arm answered; None where that was not measured."""
 
 
 def nothing() -> None:

@@ -67,6 +67,9 @@ SUMMARY = {
         "eval/slices/<worse or shown>",
         "eval/forgetting/<suite>/<value_base, value_adapter, delta, ci_low, ci_high or p>",
         "eval/<task>/<arm>-<arm>/<metric>/<delta, ci_low, ci_high, p or mde>",
+        "eval/table/arms",
+        "eval/table/comparisons",
+        "eval/table/slices",
     ),
     JobType.export: (
         "export/passed",

@@ -1,6 +1,6 @@
-"""Stacked areas over time as inline SVG, in the look of `finetune.pages`."""
+"""Stacked areas, reliability diagrams and quantile boxes as inline SVG, in the look of `finetune.pages`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -109,3 +109,54 @@ def _highest(down: Scale, totals: Sequence[float], unit: str) -> Markup:
     return Markup(
         '<text x="{:.2f}%" y="{}" dy="-7" text-anchor="{}" class="halo">peak {:.1f} {}</text>'
     ).format(100 * share, down.place(totals[at]), anchor, totals[at], unit)
+
+
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def reliability(bins: Sequence[Mapping[str, float]]) -> Markup:
+    """Share right over mean confidence, a dot a bin, its distance from the diagonal drawn; for a padded `.square`."""
+    down = Scale(1.0, 0.0)
+    across = Scale(0.0, 1.0)
+    line = Markup('<line x1="{}" x2="{}" y1="{}" y2="{}" class="{}"/>')
+    text = Markup('<text x="{}" y="{}" dx="{}" dy="{}" text-anchor="{}">{:.0f}</text>')
+    drawn = [line.format(across.place(at), across.place(at), "0", "100%", "grid") for at in SHARES]
+    drawn += [line.format("0", "100%", down.place(at), down.place(at), "grid") for at in SHARES]
+    drawn += [text.format(across.place(at), "100%", 0, 18, "middle", 100 * at) for at in SHARES]
+    drawn += [text.format("0", down.place(at), -8, 4, "end", 100 * at) for at in SHARES]
+    drawn.append(line.format("0", "100%", "100%", "0", "goal"))
+    for item in bins:
+        x, y = across.place(item["confidence"]), down.place(item["accuracy"])
+        drawn.append(line.format(x, x, down.place(item["confidence"]), y, "gap"))
+        drawn.append(
+            Markup('<circle cx="{}" cy="{}" r="5.5" class="dot"><title>{}</title></circle>').format(
+                x,
+                y,
+                f"{item['n']} rows, sure to {100 * item['confidence']:.0f} %, right in {100 * item['accuracy']:.0f} %",
+            )
+        )
+    label = f"{len(bins)} bins of confidence: the share right over the mean confidence of each"
+    return Markup('<svg height="100%" role="img" aria-label="{}">{}</svg>').format(
+        label, Markup("").join(drawn)
+    )
+
+
+def box(scale: Scale, quantiles: Sequence[float], unit: str) -> Markup:
+    """Five quantiles as a line from the first to the last, a bar over the middle half and a mark at the median."""
+    low, start, middle, end, high = map(scale.place, quantiles)
+    line = Markup('<line x1="{0}" x2="{1}" y1="{2}" y2="{3}" class="{4}"/>')
+    drawn = [line.format(scale.place(tick), scale.place(tick), 0, 26, "grid") for tick in scale.ticks()]
+    drawn.append(line.format(low, high, 13, 13, "whisker"))
+    drawn.append(line.format(start, end, 13, 13, "bar"))
+    drawn.append(line.format(middle, middle, 5, 21, "median"))
+    label = f"median {quantiles[2]:g} {unit}, half of all from {quantiles[1]:g} to {quantiles[3]:g}"
+    return Markup('<svg height="26" role="img" aria-label="{}">{}</svg>').format(
+        label, Markup("").join(drawn)
+    )
+
+
+def number_axis(scale: Scale) -> Markup:
+    """Plain numbers under a plot."""
+    text = Markup('<text x="{}" y="12" text-anchor="middle">{:,g}</text>')
+    marks = [text.format(scale.place(tick), tick) for tick in scale.ticks()]
+    return Markup('<svg height="16" aria-hidden="true">{}</svg>').format(Markup("").join(marks))

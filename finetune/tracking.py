@@ -17,7 +17,8 @@ from finetune.errors import EXIT_BUG, ConfigError, MachineError
 from finetune.log_rows import Row
 from finetune.metrics import HISTORY, JobType
 
-Values = Mapping[str, float | str | None]
+Cell = float | str | None
+Values = Mapping[str, Cell]
 
 PUBLIC = "name licence export_name origin repo revision sha256 model_type targets primary device".split()
 """Settings whose text may be sent. Any other text of a configuration (a prompt, a path, labels) stays here."""
@@ -29,15 +30,20 @@ SERVICE = "WANDB_SERVICE"
 
 
 class Tracker(Protocol):
-    """Takes numbers, at a step or as the summary of the run; None is passed over."""
+    """Takes numbers, at a step or as the summary of the run; None is passed over. Tables are of numbers and names."""
 
     def log(self, values: Values, step: int | None = None) -> None: ...
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None: ...
 
 
 class SilentTracker:
     """tracking.mode=disabled."""
 
     def log(self, values: Values, step: int | None = None) -> None:
+        """Do nothing."""
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
         """Do nothing."""
 
 
@@ -54,6 +60,14 @@ class WandbTracker:
             self.run.summary.update(known)
         elif step > self.after:
             self.run.log(known, step=step)
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+        """A table of the run as a whole; a cell that is None stays empty."""
+        import wandb
+
+        # a column of one type alone would refuse an empty cell
+        made = wandb.Table(columns=list(columns), data=[list(row) for row in rows], allow_mixed_types=True)
+        self.run.log({name: made})
 
 
 @contextmanager

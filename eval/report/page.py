@@ -1,7 +1,8 @@
-"""report.html: one self-contained page, with labels and numbers and never a row's text."""
+"""report.html: one self-contained page, with labels and numbers; a row's text only where it was asked for."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from eval.arms import ADAPTER, ADAPTER_FEW_SHOT, BASE, FEW_SHOT, MAJORITY, SVM
 from eval.inputs import Inputs
 from eval.metrics.classification import label
 from eval.predictions import Prediction, group_numbers, pair
+from eval.report import panels
+from eval.report.examples import Example
 from eval.report.summary import ArmPredictions, of_task
 from eval.tasks import Task, make_tasks
-from finetune import pages
+from finetune import pages, plots
 from finetune.artifacts import provenance
 from finetune.config.eval import EvalConfig, TaskKind
 from finetune.config.schema import RunConfig
@@ -27,15 +30,28 @@ WORDS = {"f1": "F1", "cuad": "CUAD", "aupr": "AUPR", "oos": "out-of-scope"}
 """Words of metric names that are not written as they are said."""
 LABEL_SETS = (TaskKind.classification, TaskKind.multi_label, TaskKind.coding)
 """Kinds whose gold answers are labels, which a page may show; the others hold passages and free text."""
+SECTIONS = ("gate", "slices", "slices_too_small", "worst_slice", "calibration", "forgetting", "cost")
+"""Of report.json, which a report may lack."""
 NAMES = {
     BASE: ("Base", "the same 4-bit weights, adapter switched off"),
     FEW_SHOT: ("Base + examples", "the same, with training rows like the question in its prompt (BM25)"),
     ADAPTER: ("Adapter", "the trained adapter on those weights"),
     ADAPTER_FEW_SHOT: ("Adapter + examples", "the adapter, with the same examples in its prompt"),
     CHAMPION: ("Champion", "the adapter that eval.against names"),
+    "merged": ("Merged", "the weights that an export would ship"),
     MAJORITY: ("Majority", "the most frequent training label, for every row"),
     SVM: ("TF-IDF + SVM", "a linear classifier, seconds on a CPU"),
 }
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What of the rows may stand on the page."""
+
+    labels: bool
+    """Only where targets come from a set of labels: a free target may be private text."""
+    examples: Sequence[Example] = ()
+    """Rows whose text the page quotes under a banner that says so."""
 
 
 def render(
@@ -44,28 +60,33 @@ def render(
     predictions: ArmPredictions,
     facts: Sequence[tuple[str, str]],
     config: EvalConfig,
-    show_labels: bool,
+    shown: Shown,
 ) -> str:
-    """The page of a report and its predictions, with the `facts` on where they come from.
-
-    `show_labels` only where targets come from a set of labels: a free target may be private text.
-    """
+    """The page of a report and its predictions, with the `facts` on where they come from."""
     deciding = gate.deciding(report, config)
+    tasks = [_task(report, predictions, task, config, shown) for task in make_tasks(config)]
     return pages.render(
         TEMPLATE,
         title=title,
-        report=report,
+        report={**dict.fromkeys(SECTIONS), **report},
         config=config,
-        names=NAMES,
+        name_of=lambda arm: NAMES.get(arm, (arm.replace("_", " ").capitalize(), ""))[0],
+        note_of=lambda arm: NAMES.get(arm, ("", ""))[1],
         deciding=deciding,
         passed=(report.get("gate") or {}).get("passed"),
         floor=_floor(report, config),
-        tasks=[_task(report, predictions, task, config) for task in make_tasks(config)],
-        show_labels=show_labels,
+        tasks=tasks,
+        overview=_overview(tasks, deciding),
+        contents=_contents(report, tasks, shown),
+        shown=shown,
+        forgetting=panels.forgotten(report),
         title_of=title_of,
         heading_of=lambda name: title_of(name)[:1].upper() + title_of(name)[1:],
         facts=facts,
         min_groups=stats.MIN_GROUPS,
+        plots=plots,
+        amount=pages.amount,
+        duration=lambda seconds: pages.duration(seconds / 3600),
     )
 
 
@@ -98,13 +119,13 @@ def title_of(metric: str) -> str:
 
 
 def _task(
-    report: Mapping[str, Any], predictions: ArmPredictions, task: Task, config: EvalConfig
+    report: Mapping[str, Any], predictions: ArmPredictions, task: Task, config: EvalConfig, shown: Shown
 ) -> dict[str, Any]:
     """Everything the page shows of one task."""
     found = {arm: of_task(task, rows) for arm, rows in predictions.items()}
     comparisons = [item for item in report["comparisons"] if item["task"] == task.name]
-    shown = config.tasks[task.name].kind in LABEL_SETS and BASE in found
-    labels = _labels(found[BASE], found[ADAPTER]) if shown else []
+    has_labels = config.tasks[task.name].kind in LABEL_SETS and BASE in found
+    labels = _labels(found[BASE], found[ADAPTER]) if has_labels else []
     return {
         "name": task.name,
         "metric": task.metric.name,
@@ -118,7 +139,49 @@ def _task(
         "labels": labels[:MAX_LABELS],
         "label_count": len(labels),
         "effective_groups": _effective_groups(found[ADAPTER]),
+        "slices": panels.sliced(report, task.name, shown.labels),
+        "matrix": panels.matrix(report, task.name),
+        "calibration": panels.calibrated(report, task.name),
+        "lengths": panels.long(report, task.name),
+        "drift": panels.drifted(report, task.name),
     }
+
+
+def _contents(
+    report: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]], shown: Shown
+) -> list[tuple[str, str]]:
+    """The sections that are there, by the id of their heading; of several tasks those of the first."""
+    first = tasks[0]
+    there = {
+        ("arms", "Arms"): True,
+        ("gains", "Gains"): True,
+        ("slices", "Slices"): first["slices"],
+        ("changes", "Row by row"): True,
+        ("confusion", "Confusion"): first["matrix"] and shown.labels,
+        ("calibration", "Calibration"): first["calibration"],
+        ("answers", "Form of answers"): first["lengths"] or first["drift"],
+        ("examples", "Examples"): shown.examples,
+        ("forgetting", "Forgetting"): report.get("forgetting"),
+        ("cost", "Cost"): report.get("cost"),
+        ("sources", "Provenance"): True,
+        ("limits", "Limits"): True,
+    }
+    return [entry for entry, found in there.items() if found]
+
+
+def _overview(
+    tasks: Sequence[Mapping[str, Any]], deciding: Mapping[str, Any]
+) -> tuple[list[Mapping[str, Any]], Scale] | None:
+    """Where there are several tasks: on each one's own metric the adapter against the arm that decides."""
+    found = [
+        item
+        for task in tasks
+        for item in task["comparisons"]
+        if (item["a"], item["b"], item["metric"]) == (deciding["a"], deciding["b"], task["metric"])
+    ]
+    if len(found) < 2:
+        return None
+    return found, scale_over([item[key] for item in found for key in ("ci_low", "ci_high")])
 
 
 def _arm(

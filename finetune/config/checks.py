@@ -87,6 +87,10 @@ def _not_negative(run: RunConfig) -> Iterator[str]:
     for key in (
         "train.weight_decay",
         "eval.min_gain",
+        "eval.examples",
+        "eval.costs.price_per_hour",
+        "eval.costs.api_input_per_million",
+        "eval.costs.api_output_per_million",
         "data.windows.overlap_chars",
         "export.use.monthly_users",
     ):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum
 
-from omegaconf import MISSING
+from omegaconf import II, MISSING
 
 
 class TaskKind(Enum):
@@ -121,6 +121,22 @@ class ForgettingConfig:
 
 
 @dataclass
+class CostsConfig:
+    """Your prices, in one currency; there is no built-in one, and without a price no cost is given. docs/report.md."""
+
+    price_per_hour: float | None = II("plan.price_per_gpu_hour")
+    """Of the machine that trains, evaluates and would serve."""
+    api_input_per_million: float | None = II("plan.api_price_per_million_tokens")
+    """What an API would take for a million tokens of prompts."""
+    api_output_per_million: float | None = II("plan.api_price_per_million_tokens")
+    """The same for answers."""
+    currency: str | None = None
+    """Only a name beside the amounts."""
+    server_hours_per_month: float = 730.0
+    """Hours that a self-hosted server is paid for, busy or not."""
+
+
+@dataclass
 class EvalConfig:
     tasks: dict[str, TaskConfig] = field(default_factory=dict)
     primary: str = MISSING
@@ -148,3 +164,6 @@ class EvalConfig:
     """Examples in a few-shot prompt, retrieved for each row by BM25."""
     shot_tokens: int = 1024
     """Tokens that a prompt's examples may take together; the weakest are dropped first."""
+    costs: CostsConfig = field(default_factory=CostsConfig)
+    examples: int = 0
+    """Rows of each kind (broke, fixed, both wrong) that report.html quotes whole. They are private: 0 quotes none."""

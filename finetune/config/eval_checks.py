@@ -42,6 +42,8 @@ TASK_FIELDS: dict[TaskKind, set[str]] = {
 MIN_SUITE_ROWS = 8
 """As many items, each a group of its own, as any verdict needs (eval.stats)."""
 OPTIONAL = {"out_of_scope", "ranked"}
+MOST_HOURS = 744.0
+"""Of 31 days."""
 
 
 def eval_problems(config: EvalConfig) -> Iterator[str]:
@@ -54,6 +56,9 @@ def eval_problems(config: EvalConfig) -> Iterator[str]:
     if 0 < config.resamples < 100:
         yield f"eval.resamples={config.resamples} is too few for an interval's ends; use at least 100"
     yield from _forgetting(config.forgetting)
+    hours = config.costs.server_hours_per_month
+    if not 0 < hours <= MOST_HOURS:
+        yield f"eval.costs.server_hours_per_month={hours} must be above 0 and at most {MOST_HOURS:g}, a month's hours"
     for name, task in config.tasks.items():
         if not TASK_NAME.fullmatch(name):
             yield f"eval.tasks.{name} becomes part of names; use letters, digits, '.', '_' and '-'"

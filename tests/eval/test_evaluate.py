@@ -102,6 +102,33 @@ def test_the_gate_stands_in_the_report_and_without_its_arms_nothing_becomes_curr
     assert run_folder(private, "reports/tiny") == folder
 
 
+def test_costs_and_examples_of_real_answers(command: Callable[..., int], private: Path) -> None:
+    """A CPU's seconds at 3.60 an hour, and the rows that were asked for on a page that only its owner reads."""
+    prices = ["plan.price_per_gpu_hour=3.6", "plan.api_price_per_million_tokens=2"]
+    assert command("eval.examples=1", *prices) == 0
+    folder = run_folder(private, "reports/tiny")
+    report = json.loads((folder / "report.json").read_text())
+    cost, lengths = report["cost"], report["lengths"]["clause"]
+    assert (cost["is_cpu"], cost["missing"], cost["own"]["items"]) == (True, [], 12)
+    assert set(cost["seconds"]) == {"base", "adapter"}
+    assert cost["seconds"]["adapter"] > 0
+    assert cost["own"]["cost_per_1000"] == pytest.approx(
+        cost["seconds"]["adapter"] / 12
+    )  # 1,000 s are one unit
+    adapter = json.loads((run_folder(private, "adapters/tiny") / "manifest.json").read_text())
+    assert cost["training"]["cost"] == pytest.approx(cost["training"]["seconds"] / 1000)
+    assert cost["training"]["seconds"] >= adapter["seconds"]
+    assert 60 < cost["api"]["input_tokens"] < 150  # a token a byte
+    assert cost["api"]["output_tokens"] <= 10
+    assert lengths["gold"][2] in (6, 7)
+    assert report["confusion"]["clause"]["adapter"]["label_count"] == 2
+    page = folder / "report.html"
+    assert page.read_text().count('<div class="panel example">') in (1, 2, 3)
+    assert "the party shall" in page.read_text()
+    assert "Private: contains row text" in page.read_text()
+    assert page.stat().st_mode & 0o777 == 0o600
+
+
 def test_without_an_adapter_it_says_what_to_run(
     argv: Callable[..., list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,12 +28,15 @@ def written(team: Team) -> list[Path]:
 
 
 def numbers(records: list[dict[str, Any]], kind: str, key: str) -> dict[str, Any]:
-    """All values of all records of a kind, the later over the earlier, without wandb's own."""
+    """All values of all records of a kind, the later over the earlier, without wandb's own; of a table its file."""
     found: dict[str, Any] = {}
     for item in records:
         if item["type"] == kind:
             found |= item[kind][key]
-    return {name: value for name, value in found.items() if not name.startswith("_")}
+    tables = [name.removesuffix("._type") for name, value in found.items() if value == "table-file"]
+    flat = {f"{name}.": found[f"{name}.path"] for name in tables}
+    kept = {name: value for name, value in found.items() if not name.startswith(("_", *flat))}
+    return kept | {name.removesuffix("."): path for name, path in flat.items()}
 
 
 @pytest.mark.parametrize("job", JOBS)
@@ -101,6 +104,12 @@ def test_the_summaries_are_those_of_the_reports(walked: tuple[Team, str]) -> Non
         found["eval"]["eval/clause/adapter/exact_match"] == report["arms"]["adapter"]["clause"]["exact_match"]
     )
     assert (found["export"]["export/kl"], found["export"]["export/passed"]) == (fidelity["mean_kl"], True)
+    table = json.loads(
+        (run_files(team, "eval")[0].parent / "files" / found["eval"]["eval/table/arms"]).read_text()
+    )
+    told = {(task, arm, metric): value for task, arm, metric, value in table["data"]}
+    assert {arm for _, arm, _ in told} == set(report["arms"])
+    assert told["clause", "base", "macro_f1"] == report["arms"]["base"]["clause"]["macro_f1"]
 
 
 def test_no_private_text_is_in_any_file_that_wandb_wrote(walked: tuple[Team, str]) -> None:
@@ -112,6 +121,7 @@ def test_no_private_text_is_in_any_file_that_wandb_wrote(walked: tuple[Team, str
     texts = {path: path.read_bytes() for path in written(team)}
     assert len(texts) >= 5 * 4
     assert sum(path.suffix == ".wandb" for path in texts) >= 5
+    assert sum(path.name.endswith(".table.json") for path in texts) >= 2
     leaks = {(path.name, text) for path, content in texts.items() for text in private if text in content}
     assert not leaks
     # and the files are searchable: what is meant to be there is found as it is
