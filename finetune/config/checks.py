@@ -23,7 +23,7 @@ POSITIVE = (
     "data.limits.seconds data.limits.memory_mib data.limits.pages data.limits.characters data.windows.max_chars "
     "data.contamination.ngram_words data.contamination.drop_coverage "
     "eval.resamples eval.batch_rows eval.max_new_tokens export.min_positions export.max_kl_over_floor "
-    "show.rows show.characters"
+    "show.rows show.characters ask.characters review.rows"
 ).split()
 SEEDS = ("train.seed", "data.seed", "eval.seed")
 FRACTIONS = (
@@ -53,6 +53,7 @@ def check(run: RunConfig) -> list[str]:
         *eval_problems(run.eval),
         *_device(run),
         *_hardware(run),
+        *_review(run),
     ]
 
 
@@ -148,6 +149,11 @@ def _device(run: RunConfig) -> Iterator[str]:
         )
     if run.model.attention is Attention.flash_attention_2:
         yield f"model.attention=flash_attention_2 needs a GPU; on {run.hardware.name} use model.attention=auto"
+
+
+def _review(run: RunConfig) -> Iterator[str]:
+    if run.review.against == "adapter" or not NAME.fullmatch(run.review.against):
+        yield f"review.against={run.review.against} must be another arm of the report than the adapter, such as base"
 
 
 FACTS = "memory_gib bf16_tflops bandwidth_gb_s link_gb_s tdp_w workspace_mib".split()
