@@ -3,12 +3,14 @@
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tiny
+from house import House
 
-from data_prep.prepare import prepare
 from eval.evaluate import run as evaluate
 from eval.experts.cells import cell
 from eval.review import review
@@ -20,13 +22,34 @@ Command = Callable[..., int]
 Row = dict[str, str]
 
 
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> House:
+    """A team's folder with a report whose arms differ."""
+    house = House.built(tmp_path_factory.mktemp("team"), tiny_model_folder)
+    with house.at_home():
+        for name, body in (("train", train), ("eval", evaluate)):
+            assert stage(name, body, house.argv()) == 0
+    return house
+
+
 @pytest.fixture
-def command(argv: Callable[..., list[str]]) -> Command:
-    """Runs `review` on a report whose arms differ; the exit code."""
-    settings = argv("train.max_steps=8", "tracking.mode=disabled", "review.rows=8")
-    for name, body in (("prepare", prepare), ("train", train), ("eval", evaluate)):
-        assert stage(name, body, settings) == 0
-    return lambda *more: stage("review", review, [*settings, *more])
+def team(evaluated: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
+    """A copy of it, at which the environment points."""
+    copied = House(shutil.copytree(evaluated.folder, tmp_path / "team"))
+    for key, value in tiny.environment(copied.folder).items():
+        monkeypatch.setenv(key, value)
+    return copied
+
+
+@pytest.fixture
+def private(team: House) -> Path:
+    return team.folder
+
+
+@pytest.fixture
+def command(team: House) -> Command:
+    """Runs `review`; the exit code."""
+    return lambda *more: stage("review", review, team.argv("review.rows=8", *more))
 
 
 def folder_of(private: Path) -> Path:
@@ -163,14 +186,14 @@ def test_files_that_cannot_be_read_or_count_twice_are_refused(
 
 
 def test_a_sheet_of_another_report_is_refused_unless_that_is_named(
-    command: Command, argv: Callable[..., list[str]], private: Path, capsys: pytest.CaptureFixture[str]
+    command: Command, team: House, private: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command() == 0
     rows = rows_of(folder_of(private) / "sheet.csv")
     rows[0]["better"] = "left"
     filled = f"review.file={save(private / 'back.csv', rows)}"
     old = (private / "artifacts/reports/tiny/current").read_text().strip()
-    assert stage("eval", evaluate, argv("train.max_steps=8", "tracking.mode=disabled", "eval.seed=1")) == 0
+    assert stage("eval", evaluate, team.argv("eval.seed=1")) == 0
     assert command("eval.seed=1", filled) == 2
     assert f"is of report {old}, not of" in capsys.readouterr().err
     assert command(f"run={old}", filled) == 4  # one judged row is one group
