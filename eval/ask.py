@@ -49,7 +49,8 @@ def ask(run: RunConfig) -> None:
 
 
 def _tell(found: Sequence[Answered], run: RunConfig) -> None:
-    complain("private text follows, on standard output alone")
+    place = f"and in {run.ask.out}" if run.ask.out else "alone"
+    complain(f"private text follows, on standard output {place}")
     show(found, run.ask.characters, Console(highlight=False, soft_wrap=not sys.stdout.isatty()))
     for line in summary(found, run.eval.max_new_tokens):
         say(line)

@@ -38,8 +38,10 @@ def told_sheet(artifact: Artifact, name: str) -> Iterator[str]:
     counts = artifact.manifest.counts
     yield (
         f"{counts['drawn']} items, drawn from the {counts['differing']} of {counts['rows']} rows that are answered "
-        f"differently; {counts['shortened']} have a text too long for a cell, whole in {FORM} alone"
+        "differently"
     )
+    if counts["shortened"]:
+        yield f"{counts['shortened']} have a text too long for a cell: whole in {FORM}, its two ends in {TABLE}"
     yield (
         f"private text: give experts {artifact.path(FORM)} (opens in a browser) or {TABLE}, never {KEY}; then "
         f"make review CONF={name} FILE=<filled sheets>"
