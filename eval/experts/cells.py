@@ -10,6 +10,7 @@ CELL_CHARACTERS = 30_000
 FORMULA = re.compile(r"(^|[;\n])([ \"']*)(?=[=+\-@\uff0b\uff0d\uff1d\uff20])")
 """Where a spreadsheet could take text for a formula: at a cell's start (OWASP, CSV Injection), and, where its separator
 is a semicolon and not ours, after one or after a line's end. Tabs and carriage returns are spelled out by `visible`."""
+GUARDED = re.compile(FORMULA.pattern.replace("(?=", "'(?="))
 MONTHS = "jan feb mar mrz apr may mai jun jul aug sep oct okt nov dec dez".split()
 CONVERTED = re.compile(rf"\s*(\d|({'|'.join(MONTHS)})[a-z]{{0,6}}[ .-]?\d)[^\n]{{0,22}}", re.IGNORECASE)
 """Short texts that a spreadsheet would turn into another number or date, such as 1E10, 3-4 or Mar 1."""
@@ -20,6 +21,11 @@ def cell(text: str) -> str:
     """The text as a cell: control characters spelled out, an apostrophe before what would be run or changed."""
     safe = FORMULA.sub(rf"\1\2{GUARD}", shortened(visible(text), CELL_CHARACTERS))
     return f"{GUARD}{safe}" if CONVERTED.fullmatch(safe) else safe
+
+
+def unguarded(text: str) -> str:
+    """A text that an expert wrote, without the apostrophes that the form put in."""
+    return GUARDED.sub(r"\1\2", text)
 
 
 def fits(text: str) -> bool:

@@ -30,6 +30,8 @@ class Item:
     prompt: str
     left: str
     right: str
+    metric_gain: float = 0.0
+    """The adapter's score minus the other's: what the metric makes of the row."""
 
     def cells(self) -> tuple[str, str, str]:
         """Prompt and answers as they stand in the table."""
@@ -42,6 +44,7 @@ class Item:
             "row": self.row,
             "group": self.group,
             "left": self.left_arm,
+            "metric_gain": self.metric_gain,
             "sha256": fingerprint(*self.cells()),
         }
 
@@ -55,6 +58,10 @@ class Drawn:
     """Of the task."""
     differing: int
     """On which the arms' answers differ: what was drawn from."""
+
+    def groups(self) -> list[str]:
+        """The group of every item."""
+        return [item.group for item in self.items]
 
 
 @dataclass(frozen=True)
@@ -127,7 +134,8 @@ def _item(
     texts = [answer_text(a, sides.kind), answer_text(b, sides.kind)]
     swapped = bool(lots("side", a["id"])[0] & 1)
     left, right = reversed(texts) if swapped else texts
-    return Item(a["id"], a["group"], ADAPTER if swapped else sides.against, prompts[key], left, right)
+    on_left = ADAPTER if swapped else sides.against
+    return Item(a["id"], a["group"], on_left, prompts[key], left, right, b["score"] - a["score"])
 
 
 def _predictions(report: Artifact, arm: str, task: str) -> list[Prediction]:

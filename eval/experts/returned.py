@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.experts.cells import fingerprint
+from eval.experts.cells import fingerprint, unguarded
 from eval.experts.drawing import LEFT, RIGHT
 from finetune.artifacts.hashing import sha256_file
 from finetune.errors import ConfigError, DataError
@@ -110,7 +110,10 @@ def judged(lines: Sequence[Line], items: Sequence[Mapping[str, Any]]) -> list[Ju
                 f"{line.where}: prompt or answers of item {line.number} are not those that were given out; "
                 "copy the reviewer's choice into an unchanged sheet"
             )
-    return [Judgement(line.number, _choice(line), line.cells.get("comment", "").strip()) for line in lines]
+    return [
+        Judgement(line.number, _choice(line), unguarded(line.cells.get("comment", "").strip()))
+        for line in lines
+    ]
 
 
 def _line(where: str, cells: Mapping[str, str]) -> Line:

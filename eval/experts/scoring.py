@@ -24,8 +24,22 @@ class Preference:
     """One row: the shares of its reviewers who preferred each arm; the rest saw a tie."""
 
     group: str
+    metric_gain: float
     against: float
     adapter: float
+
+
+EXPECTED = stats.Disagreement(variance=0.7, icc=stats.EXPECTED.icc)
+"""Of a preference of -1, 0 or 1 where three rows of ten are ties."""
+
+
+def detectable_win_rate(groups: Sequence[str], config: EvalConfig) -> float | None:
+    """The true win rate, ties as half, that comes out `better` in 80 % of sheets like this one; None: none does."""
+    sizes = np.array(list(Counter(groups).values()), dtype=float)
+    if len(sizes) < stats.MIN_GROUPS or stats.effective_groups(sizes) < stats.MIN_EFFECTIVE_GROUPS:
+        return None
+    found = 0.5 + stats.plan_detectable(sizes, EXPECTED, replace(config, min_gain=0.0)) / 2
+    return found if found < 1 else None
 
 
 def score(key: Key, reviewers: Sequence[Sequence[Judgement]], config: EvalConfig) -> dict[str, Any]:
@@ -59,6 +73,7 @@ def score(key: Key, reviewers: Sequence[Sequence[Judgement]], config: EvalConfig
         "reviewers": [_reviewer(key, found) for found in reviewers],
         "sides": _sides(reviewers),
         "agreement": agreement(reviewers),
+        "metric": _metric(rows),
         "verdict": comparison["verdict"],
     }
 
@@ -127,7 +142,11 @@ def _preferences(key: Key, reviewers: Sequence[Sequence[Judgement]]) -> list[Pre
         if choice is not None:
             found.setdefault(judgement.number, []).append(choice)
     return [
-        Preference(item["group"], *(_share(found[item["item"]], key[arm]) for arm in ("against", "adapter")))
+        Preference(
+            item["group"],
+            item["metric_gain"],
+            *(_share(found[item["item"]], key[arm]) for arm in ("against", "adapter")),
+        )
         for item in key["items"]
         if item["item"] in found
     ]
@@ -193,6 +212,16 @@ def _choices(key: Key, judgements: Sequence[Judgement]) -> Counter[str]:
 def _reviewer(key: Key, judgements: Sequence[Judgement]) -> dict[str, int]:
     found = _choices(key, judgements)
     return {**found, "unanswered": len(key["items"]) - sum(found.values())}
+
+
+def _metric(rows: Sequence[Preference]) -> dict[str, int]:
+    """Of the rows that are no tie: whether the task's own score prefers the same arm, the other one, or neither."""
+    found = Counter(
+        np.sign(row.metric_gain) * np.sign(row.adapter - row.against)
+        for row in rows
+        if row.adapter != row.against
+    )
+    return {"same": found[1.0], "opposite": found[-1.0], "silent": found[0.0]}
 
 
 def _sides(reviewers: Sequence[Sequence[Judgement]]) -> dict[str, Any]:

@@ -42,6 +42,12 @@ def told_sheet(artifact: Artifact, name: str) -> Iterator[str]:
     )
     if counts["shortened"]:
         yield f"{counts['shortened']} have a text too long for a cell: whole in {FORM}, its two ends in {TABLE}"
+    rate = counts["detectable_win_rate"]
+    yield (
+        "too few groups for any verdict; raise review.rows, or enlarge the test set"
+        if rate is None
+        else f"a win rate of {100 * rate:.0f} % would be found 4 times in 5, were 3 of 10 rows ties"
+    )
     yield (
         f"private text: give experts {artifact.path(FORM)} (opens in a browser) or {TABLE}, never {KEY}; then "
         f"make review CONF={name} FILE=<filled sheets>"

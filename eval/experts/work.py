@@ -8,7 +8,7 @@ from typing import Any
 from eval.arms import ADAPTER
 from eval.experts.drawing import draw, lot, read_sides, read_tests
 from eval.experts.returned import Judgement, files_of, judged, read_lines, sheet_of
-from eval.experts.scoring import score, unblinded
+from eval.experts.scoring import detectable_win_rate, score, unblinded
 from eval.experts.sheet import KEY, write_sheet
 from finetune import artifacts
 from finetune.artifacts import Artifact, Spec, input_record
@@ -34,6 +34,7 @@ def make_sheet(run: RunConfig, report: Artifact) -> Artifact:
             drawn = draw(sides, read_tests(data), run.review.rows, lots)
             about = {"report": report.manifest.run, "task": config.primary}
             write_sheet(output, drawn, {**about, "against": against, "adapter": ADAPTER})
+            output.counts |= {"detectable_win_rate": detectable_win_rate(drawn.groups(), config)}
     return output.made()
 
 

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from eval.experts.cells import CELL_CHARACTERS, cell, fingerprint, fits
+from eval.experts.cells import CELL_CHARACTERS, cell, fingerprint, fits, unguarded
 from eval.experts.drawing import Item
 from eval.experts.sheet import table
 
@@ -54,6 +54,10 @@ def test_a_text_longer_than_a_cell_keeps_its_ends() -> None:
     assert not fits(text)
     assert fits(text[:CELL_CHARACTERS])
     assert cell(text) == f"{'a' * 15_000} […10,000 characters…] {'b' * 15_000}"
+
+
+def test_a_comment_loses_the_guards_alone() -> None:
+    assert unguarded(cell("=a; -b\n+c 'd'")) == "=a; -b\n+c 'd'"
 
 
 def test_what_a_spreadsheet_changes_is_no_edit() -> None:

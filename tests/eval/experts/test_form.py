@@ -18,7 +18,11 @@ CLICKS = """<pre id="saved"></pre><script>
 const pick = (item, choice) => document.querySelector(`.item:nth-of-type(${item}) input[value="${choice}"]`).click();
 pick(1, "right"); pick(1, "left"); pick(3, "both bad");
 document.querySelector("textarea").value = '=cmd "x"; näher\\nzwei';
-document.getElementById("saved").textContent = JSON.stringify([table(), document.getElementById("count").textContent]);
+const saved = table();
+pick(1, "both good"); pick(2, "left"); document.querySelector("textarea").value = "";
+restore(saved);
+const told = [saved, document.getElementById("count").textContent, table() === saved];
+document.getElementById("saved").textContent = JSON.stringify(told);
 </script></body>"""
 
 
@@ -34,13 +38,14 @@ def test_what_is_clicked_is_saved_as_the_sheet(tmp_path: Path) -> None:
     )
     found = re.search(r'<pre id="saved">(.*?)</pre>', done.stdout, re.DOTALL)
     assert found is not None, done.stderr[-500:]
-    saved, count = json.loads(html.unescape(found[1]))
+    saved, count, same_once_loaded = json.loads(html.unescape(found[1]))
+    assert same_once_loaded
     assert count == "2 of 3 judged"
     back = tmp_path / "review.csv"
     back.write_text(saved, encoding="utf-8")
     key = [item.secret(number) for number, item in enumerate(items, 1)]
     assert judged(read_lines(back), key) == [
-        Judgement(1, "left", '\'=cmd "x"; näher\nzwei'),
+        Judgement(1, "left", '=cmd "x"; näher\nzwei'),
         Judgement(2, None, ""),
         Judgement(3, "both bad", ""),
     ]

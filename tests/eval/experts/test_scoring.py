@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from eval.experts.returned import Judgement
-from eval.experts.scoring import agreement, krippendorff_alpha, score, unanimous_interval, unblinded
+from eval.experts.scoring import (
+    agreement,
+    detectable_win_rate,
+    krippendorff_alpha,
+    score,
+    unanimous_interval,
+    unblinded,
+)
 from finetune.config.eval import EvalConfig
 from finetune.errors import DataError
 
@@ -21,6 +28,7 @@ def key(count: int, rows_a_group: int = 1, rows: int = 100, differing: int = 40)
             "row": f"r{number}",
             "group": f"g{(number - 1) // rows_a_group}",
             "left": "base" if number % 2 else "adapter",
+            "metric_gain": (1.0, 0.0, -1.0)[number % 3],
         }
         for number in range(1, count + 1)
     ]
@@ -62,6 +70,8 @@ def test_fifteen_wins_of_twenty() -> None:
     assert (found["sides"]["left"], found["sides"]["right"]) == (9, 11)  # 7 even and 2 odd wins stand left
     assert found["sides"]["p"] == pytest.approx(2 * 431910 / 2**20)
     assert found["agreement"] is None
+    # wins on 1 to 15, losses on 16 to 20: the metric is for the adapter on 3, 6, 9 …, silent on 1, 4, 7 …
+    assert found["metric"] == {"same": 7, "opposite": 6, "silent": 7}
 
 
 def test_ties_count_half_and_open_items_not_at_all() -> None:
@@ -139,6 +149,12 @@ def test_choices_are_unblinded_by_the_key() -> None:
     found = [unblinded(key(2), Judgement(n, side, "")) for n in (1, 2) for side in ("left", "right")]
     assert found == ["base", "adapter", "adapter", "base"]
     assert unblinded(key(2), Judgement(1, "both bad", "")) == "both bad"
+
+
+def test_what_a_sheet_can_show_is_known_before() -> None:
+    """50 groups of one row: half of (2.01 + 0.86) sqrt(0.7 / 50) above a half; 7 groups show nothing."""
+    assert detectable_win_rate([str(row) for row in range(50)], CONFIG) == pytest.approx(0.67, abs=0.003)
+    assert detectable_win_rate([str(row) for row in range(7)], CONFIG) is None
 
 
 def test_a_blank_sheet_is_refused() -> None:
