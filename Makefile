@@ -17,12 +17,14 @@ fetch-base_MODULE := finetune.fetch_base
 quantise-base_MODULE := finetune.quantise
 show-mask_MODULE := finetune.show_mask
 status_MODULE := finetune.status
+ask_MODULE := eval.ask
+review_MODULE := eval.review
 
 STAGE = $(BIN)/python -m $($@_MODULE) experiment=$(CONF) $(if $(RUN),"run='$(RUN)'") $(ARGS)
 CHOICES = ls conf/experiment $(if $(CONF_DIR),"$(CONF_DIR)/experiment" 2>/dev/null) | sed -n 's/\.yaml$$//p' | sort | paste -sd ' '
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo all fetch-base quantise-base preflight status show show-mask test check fix check-conf $(STAGES)
+.PHONY: help setup demo all fetch-base quantise-base preflight status show show-mask ask review test check fix check-conf $(STAGES)
 
 help: ## list the commands
 	@grep -hE '^[a-z][a-z -]*:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 28
@@ -74,6 +76,12 @@ export: check-conf $(READY) ## merge what passed its gate, prove the merge equal
 
 status: check-conf $(READY) ## where each stage stands, and how far a training run is; from another shell
 	@$(STAGE)
+
+ask: check-conf $(READY) ## your own prompts, base and adapter side by side; FILE=prompts.txt, .jsonl or -, OUT=new.jsonl
+	@$(STAGE) $(if $(FILE),"ask.file='$(FILE)'") $(if $(OUT),"ask.out='$(OUT)'")
+
+review: check-conf $(READY) ## a blinded sheet for experts; FILE=<filled sheets, commas between, or a folder> scores them
+	@$(STAGE) $(if $(FILE),"review.file='$(FILE)'")
 
 check-conf:
 	@[ -n "$(CONF)" ] || { echo "error: no experiment given; add CONF=<name>, one of: $$($(CHOICES))" >&2; exit 2; }

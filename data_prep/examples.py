@@ -9,9 +9,10 @@ from typing import Any
 
 from data_prep.corpus import Corpus
 from data_prep.items import Item
-from data_prep.rows import SIDES, Ask, Origin, Row, messages_of
+from data_prep.rows import SIDES, Ask, Origin, Row
 from data_prep.split import TRAIN, Division
 from finetune.artifacts.hashing import canonical, sha256_text
+from finetune.chat import messages_of
 from finetune.config.data import DataConfig, RowForm
 
 DIGITS = 16

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.artifacts.hashing import sha256_text
-from finetune.config.data import DataConfig
 
 SIDES = ("train", "val", "test")
 
@@ -107,16 +106,3 @@ class Row:
     def as_json(self) -> dict[str, Any]:
         """The row as the object that is written, without what it does not have."""
         return {key: value for key, value in vars(self).items() if value is not None}
-
-
-def messages_of(text: str, question: str, data: DataConfig) -> list[dict[str, str]]:
-    """The prompt of one text: the system turn where there is one, and the user's turn."""
-    # not str.format: a text or a prompt may hold braces of its own; the text goes last, so that a mark in it stays
-    before, mark, after = data.prompt.partition("{text}")
-    content = (
-        before.replace("{question}", question)
-        + (text if mark else "")
-        + after.replace("{question}", question)
-    )
-    user = {"role": "user", "content": content}
-    return [{"role": "system", "content": data.system}, user] if data.system else [user]

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from finetune.artifacts.hashing import sha256_text
+from finetune.config.data import DataConfig
 from finetune.errors import ConfigError, DataError
 
 IGNORE = -100
@@ -150,6 +151,19 @@ class Renderer:
             raise ConfigError(
                 "the chat template prints today's date, so every day has another prompt; set model.date_string"
             )
+
+
+def messages_of(text: str, question: str, data: DataConfig) -> list[dict[str, str]]:
+    """The prompt of one text: the system turn where there is one, and the user's turn."""
+    # not str.format: a text or a prompt may hold braces of its own; the text goes last, so that a mark in it stays
+    before, mark, after = data.prompt.partition("{text}")
+    content = (
+        before.replace("{question}", question)
+        + (text if mark else "")
+        + after.replace("{question}", question)
+    )
+    user = {"role": "user", "content": content}
+    return [{"role": "system", "content": data.system}, user] if data.system else [user]
 
 
 def render_answer(target: Target) -> str:

@@ -142,3 +142,19 @@ def clock(seconds: float) -> str:
 def gigabytes(count: float) -> str:
     """Bytes in GB (10^9), or in MB below one."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def visible(text: str) -> str:
+    """The text with control characters spelled out: a document must not steer the terminal."""
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
+def shortened(text: str, characters: int) -> str:
+    """The two ends of a long text, and how many characters were left out between them."""
+    if len(text) <= characters:
+        return text
+    half = characters // 2
+    return f"{text[:half]} […{len(text) - 2 * half:,} characters…] {text[-half:]}"

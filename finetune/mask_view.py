@@ -10,6 +10,7 @@ from rich.text import Text
 
 from finetune.chat import IGNORE, Encoded, Renderer
 from finetune.config.schema import ShowConfig
+from finetune.console import shortened, visible
 from finetune.errors import ConfigError
 from finetune.row_tokens import Fault, RowTokens
 from finetune.token_report import TokenReport
@@ -53,22 +54,6 @@ def spans(encoded: Encoded, renderer: Renderer) -> Iterator[Span]:
 
     for (learned, special), run in groupby(zip(encoded.ids, encoded.labels, strict=True), key=kind):
         yield Span(renderer.decode([id_ for id_, _ in run]), learned, special)
-
-
-def visible(text: str) -> str:
-    """The text with control characters spelled out: a document must not steer the terminal."""
-    return "".join(
-        letter if letter.isprintable() or letter == "\n" else letter.encode("unicode_escape").decode()
-        for letter in text
-    )
-
-
-def shortened(text: str, characters: int) -> str:
-    """The two ends of a long text, and how many characters were left out between them."""
-    if len(text) <= characters:
-        return text
-    half = characters // 2
-    return f"{text[:half]} […{len(text) - 2 * half:,} characters…] {text[-half:]}"
 
 
 def heading(row: RowTokens, renderer: Renderer) -> str:

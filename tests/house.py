@@ -52,15 +52,15 @@ class House:
         return ["experiment=tiny", f"paths.runs={self.folder / 'runs'}", *SETTINGS, *more]
 
     def train(self, *more: str) -> int:
-        with self._at_home():
+        with self.at_home():
             return stage("train", train.run, self.argv(*more))
 
     def prepare(self) -> None:
-        with self._at_home():
+        with self.at_home():
             assert stage("prepare", prepare, self.argv()) == 0
 
     @contextmanager
-    def _at_home(self) -> Iterator[None]:
+    def at_home(self) -> Iterator[None]:
         with pytest.MonkeyPatch.context() as patch:
             for key, value in tiny.environment(self.folder).items():
                 patch.setenv(key, value)

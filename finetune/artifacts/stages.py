@@ -11,8 +11,10 @@ FOLDERS = {
     "adapter": "adapters",
     "report": "reports",
     "export": "exports",
+    "review": "reviews",
+    "reviewed": "reviews",
 }
-SUFFIXES = {"quantised": "-nf4"}
+SUFFIXES = {"quantised": "-nf4", "reviewed": "-scored"}
 """What a run id ends with, where runs of two stages share a folder."""
 COMMANDS = {
     "base": "run `make fetch-base CONF=…`",
@@ -23,6 +25,8 @@ COMMANDS = {
     "adapter": "run `make train CONF=…`",
     "report": "run `make eval CONF=…`",
     "export": "run `make export CONF=…`",
+    "review": "run `make review CONF=…`",
+    "reviewed": "run `make review CONF=… FILE=…`",
 }
 
 

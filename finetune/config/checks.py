@@ -24,7 +24,7 @@ POSITIVE = (
     "data.contamination.ngram_words data.contamination.drop_coverage "
     "eval.resamples eval.batch_rows eval.max_new_tokens eval.forgetting.max_new_tokens eval.shots eval.shot_tokens "
     "export.min_positions export.max_kl_over_floor "
-    "show.rows show.characters"
+    "show.rows show.characters ask.characters review.rows"
 ).split()
 SEEDS = ("train.seed", "data.seed", "eval.seed")
 FRACTIONS = (
@@ -54,6 +54,7 @@ def check(run: RunConfig) -> list[str]:
         *eval_problems(run.eval),
         *_device(run),
         *_hardware(run),
+        *_review(run),
     ]
 
 
@@ -153,6 +154,11 @@ def _device(run: RunConfig) -> Iterator[str]:
         )
     if run.model.attention is Attention.flash_attention_2:
         yield f"model.attention=flash_attention_2 needs a GPU; on {run.hardware.name} use model.attention=auto"
+
+
+def _review(run: RunConfig) -> Iterator[str]:
+    if run.review.against == "adapter" or not NAME.fullmatch(run.review.against):
+        yield f"review.against={run.review.against} must be another arm of the report than the adapter, such as base"
 
 
 FACTS = "memory_gib bf16_tflops bandwidth_gb_s link_gb_s tdp_w workspace_mib".split()

@@ -196,6 +196,30 @@ class ShowConfig:
 
 
 @dataclass
+class AskConfig:
+    """What `make ask` answers."""
+
+    file: str | None = None
+    """FILE=: .txt with a prompt a line, .jsonl with a prompt or messages a row, or - for standard input, as .txt."""
+    out: str | None = None
+    """OUT=: a new .jsonl that takes prompts and answers. None: nothing is written."""
+    characters: int = 2000
+    """Of a longer prompt only the two ends of together so many characters are shown."""
+
+
+@dataclass
+class ReviewConfig:
+    """What `make review` gives to experts."""
+
+    rows: int = 50
+    """Drawn from the test rows that the two arms answer differently; all of them where there are fewer."""
+    against: str = "base"
+    """The arm of the report that the adapter is compared with."""
+    file: str | None = field(default=None, metadata=OPERATIONAL)
+    """FILE=: filled sheets to score, one for each reviewer, with commas between, or the folder that holds them."""
+
+
+@dataclass
 class PathsConfig:
     data_root: str = MISSING
     models_root: str = MISSING
@@ -221,4 +245,6 @@ class RunConfig:
     plan: PlanConfig = field(default_factory=PlanConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     show: ShowConfig = field(default_factory=ShowConfig)
+    ask: AskConfig = field(default_factory=AskConfig)
+    review: ReviewConfig = field(default_factory=ReviewConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)

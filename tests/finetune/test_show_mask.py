@@ -14,8 +14,9 @@ from data_prep.prepare import prepare
 from finetune.chat import Renderer
 from finetune.config import load
 from finetune.config.schema import ShowConfig
+from finetune.console import shortened, visible
 from finetune.errors import ConfigError
-from finetune.mask_view import chosen, shortened, show_rows, spans, visible
+from finetune.mask_view import chosen, show_rows, spans
 from finetune.rows import read_rows
 from finetune.show_mask import show
 from finetune.stage import stage

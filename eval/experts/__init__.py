@@ -1,0 +1,1 @@
+"""Blinded sheets for domain experts: drawn, written, read back, scored (docs/review.md)."""
