@@ -110,7 +110,7 @@ def test_costs_and_examples_of_real_answers(command: Callable[..., int], private
     report = json.loads((folder / "report.json").read_text())
     cost, lengths = report["cost"], report["lengths"]["clause"]
     assert (cost["is_cpu"], cost["missing"], cost["own"]["items"]) == (True, [], 12)
-    assert set(cost["seconds"]) == {"base", "adapter"}
+    assert set(cost["seconds"]) == {"base", "few_shot", "adapter", "adapter_few_shot"}
     assert cost["seconds"]["adapter"] > 0
     assert cost["own"]["cost_per_1000"] == pytest.approx(
         cost["seconds"]["adapter"] / 12

@@ -189,7 +189,7 @@ def test_without_the_arms_of_its_reference_a_report_has_no_gate(make: Any) -> No
     report |= {"gate": gate.judge(report, two)}
     assert (report["gate"], report["reference"], report["verdict"]) == (None, "svm", "better")
     gate.require_passed(report, two)
-    assert "Gate: not computed" in page.render("toy", report, arms, [], two, True)
+    assert "Gate: not computed" in page.render("toy", report, arms, [], two, page.Shown(True))
 
 
 def test_a_metric_without_a_value_is_no_reference() -> None:
