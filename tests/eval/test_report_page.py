@@ -50,7 +50,7 @@ def test_every_section_is_there(full: Full) -> None:
         "The 12 of 16 labels that its mistakes are most about.",
         "Right, surest 80 % ",
         "Own instructions 96 items, accuracy",
-        "By label, 11 smaller slices with 204 rows in all are not shown.",
+        "By label, 11 slices of few rows, 204 in all, are not shown.",
         "BBH 120 items, accuracy \N{MINUS SIGN}0.8",
         "inconclusive, no margin set",
         "Not asked: MMLU (mmlu_570.jsonl is not there).",
@@ -80,9 +80,17 @@ def test_what_was_not_computed_is_said_once_and_draws_nothing(full: Full) -> Non
     bare = {key: value for key, value in full.report.items() if key not in sections}
     for report in (bare, {**bare, **dict.fromkeys(sections)}):
         text = words(replace(full, report=report).html())
-        assert re.findall(r"(Calibration|Forgetting|Cost): not computed", text) == ["Calibration", "Forgetting", "Cost"]
+        assert re.findall(r"(Calibration|Forgetting|Cost): not computed", text) == [
+            "Calibration",
+            "Forgetting",
+            "Cost",
+        ]
         assert "What the gate asks for" not in text
         assert "Where it gains" not in text
+    small = {**bare, "slices": [], "slices_too_small": full.report["slices_too_small"]}
+    assert "By label, 11 slices of few rows, 204 in all, are not shown." in words(
+        replace(full, report=small).html()
+    )
 
 
 def test_labels_stay_off_the_page_where_targets_are_free(full: Full) -> None:
