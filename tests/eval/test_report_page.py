@@ -9,7 +9,10 @@ import pytest
 from browser import CHROMIUM, Page, browser
 from full_report import CANARY, LABELS, Full, full_report, priced
 
-from finetune.config.eval import CostsConfig
+from eval.predictions import Prediction
+from eval.report import summary
+from eval.tasks import make_tasks
+from finetune.config.eval import CostsConfig, TaskConfig, TaskKind
 from finetune.config.plan import Device
 
 in_browser = pytest.mark.skipif(
@@ -91,6 +94,20 @@ def test_what_was_not_computed_is_said_once_and_draws_nothing(full: Full) -> Non
     assert "By label, 11 slices of few rows, 204 in all, are not shown." in words(
         replace(full, report=small).html()
     )
+
+
+def test_several_tasks_have_an_overview_and_sections_of_their_own(full: Full) -> None:
+    config = replace(full.config, tasks={**full.config.tasks, "other": TaskConfig(TaskKind.classification)})
+    doubled = {
+        arm: [*rows, *(Prediction(**{**item, "task": "other"}) for item in rows)]  # type: ignore[typeddict-item]
+        for arm, rows in full.predictions.items()
+    }
+    report = summary.summarise(make_tasks(config), doubled, frozenset(LABELS), config)
+    html = replace(full, report=report, predictions=doubled, config=config).html()
+    assert "Gain on each task clause macro-F1, decides the verdict" in words(html)
+    ids = re.findall(r' id="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    assert {"arms", "arms2", "gains", "gains2"} <= set(ids)
 
 
 def test_labels_stay_off_the_page_where_targets_are_free(full: Full) -> None:

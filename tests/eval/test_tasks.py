@@ -99,7 +99,7 @@ def test_report_page_and_terminal_take_every_kind(kind: TaskKind, config: dict[T
     assert report["arms"]["adapter"]["task"]["exact_match"] == 1.0
     assert {item["metric"] for item in report["comparisons"] if item["a"] == "base"} >= {"exact_match"}
     json.dumps(report, allow_nan=False)
-    html = page.render("toy", report, predictions, [], settings, True)
+    html = page.render("toy", report, predictions, [], settings, page.Shown(True))
     assert "None" not in html
     assert len(list(terminal.lines(report, settings))) == 6
     assert all(value is not None for value in summary.numbers(report).values())
@@ -115,7 +115,7 @@ def test_null_metrics_are_shown_as_missing(config: dict[TaskKind, TaskConfig]) -
     report = summary.summarise(make_tasks(settings), predictions, set(), settings)
     assert report["arms"]["svm"]["task"]["aupr"] is None
     assert report["verdict"] == "better"
-    html = page.render("toy", report, predictions, [], settings, True)
+    html = page.render("toy", report, predictions, [], settings, page.Shown(True))
     assert "n/a" in html
     assert "Beside it, whoever wins" not in html
     svm = next(line for line in terminal.lines(report, settings) if line.split()[0] == "svm")
