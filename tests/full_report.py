@@ -54,7 +54,11 @@ class Full:
 
     def html(self, examples: int = 0, labels: bool = True) -> str:
         """The page, with so many examples of each kind."""
-        found = pick(self.predictions["base"], self.predictions["adapter"], self.rows, examples)
+        base, adapter = (
+            [item for item in self.predictions[arm] if item["task"] == self.config.primary]
+            for arm in ("base", "adapter")
+        )
+        found = pick(base, adapter, self.rows, examples)
         facts = [
             ("adapter", f"clauses_llama8b/5f0c21d9, content {'9b' * 32}"),
             ("data", f"cuad_clauses/d21f612d, content {'4e' * 32}"),

@@ -86,7 +86,7 @@ def render(
         min_groups=stats.MIN_GROUPS,
         plots=plots,
         amount=pages.amount,
-        duration=lambda seconds: pages.duration(seconds / 3600),
+        duration=_duration,
     )
 
 
@@ -147,6 +147,10 @@ def _task(
     }
 
 
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} seconds" if seconds < 10 else pages.duration(seconds / 3600)
+
+
 def _contents(
     report: Mapping[str, Any], tasks: Sequence[Mapping[str, Any]], shown: Shown
 ) -> list[tuple[str, str]]:
@@ -189,7 +193,8 @@ def _arm(
 ) -> dict[str, Any]:
     scores = np.array([item["score"] for item in rows])
     low, high = stats.share_interval(scores, group_numbers(rows), config)
-    return {"name": arm, "metrics": metrics, "low": low, "high": high}
+    # the t interval of few groups may end beyond what a share can be
+    return {"name": arm, "metrics": metrics, "low": max(0.0, low), "high": min(1.0, high)}
 
 
 def _effective_groups(rows: Sequence[Prediction]) -> float:

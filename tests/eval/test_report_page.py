@@ -9,7 +9,10 @@ import pytest
 from browser import CHROMIUM, Page, browser
 from full_report import CANARY, LABELS, Full, full_report, priced
 
-from finetune.config.eval import CostsConfig
+from eval.predictions import Prediction
+from eval.report import summary
+from eval.tasks import make_tasks
+from finetune.config.eval import CostsConfig, TaskConfig, TaskKind
 from finetune.config.plan import Device
 
 in_browser = pytest.mark.skipif(
@@ -50,7 +53,7 @@ def test_every_section_is_there(full: Full) -> None:
         "The 12 of 16 labels that its mistakes are most about.",
         "Right, surest 80 % ",
         "Own instructions 96 items, accuracy",
-        "By label, 11 smaller slices with 204 rows in all are not shown.",
+        "By label, 11 slices of few rows, 204 in all, are not shown.",
         "BBH 120 items, accuracy \N{MINUS SIGN}0.8",
         "inconclusive, no margin set",
         "Not asked: MMLU (mmlu_570.jsonl is not there).",
@@ -87,6 +90,24 @@ def test_what_was_not_computed_is_said_once_and_draws_nothing(full: Full) -> Non
         ]
         assert "What the gate asks for" not in text
         assert "Where it gains" not in text
+    small = {**bare, "slices": [], "slices_too_small": full.report["slices_too_small"]}
+    assert "By label, 11 slices of few rows, 204 in all, are not shown." in words(
+        replace(full, report=small).html()
+    )
+
+
+def test_several_tasks_have_an_overview_and_sections_of_their_own(full: Full) -> None:
+    config = replace(full.config, tasks={**full.config.tasks, "other": TaskConfig(TaskKind.classification)})
+    doubled = {
+        arm: [*rows, *(Prediction(**{**item, "task": "other"}) for item in rows)]  # type: ignore[typeddict-item]
+        for arm, rows in full.predictions.items()
+    }
+    report = summary.summarise(make_tasks(config), doubled, frozenset(LABELS), config)
+    html = replace(full, report=report, predictions=doubled, config=config).html()
+    assert "Gain on each task clause macro-F1, decides the verdict" in words(html)
+    ids = re.findall(r' id="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    assert {"arms", "arms2", "gains", "gains2"} <= set(ids)
 
 
 def test_labels_stay_off_the_page_where_targets_are_free(full: Full) -> None:
