@@ -1,5 +1,6 @@
 """Who answers: one 4-bit base with and without the adapter, with and without examples, and floors without a GPU."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from eval.retrieve import Examples, with_examples
 from finetune.chat import IGNORE, render_answer
 from finetune.config.eval import Arm, EvalConfig
 from finetune.console import say
-from finetune.errors import RefusedError
+from finetune.errors import DataError, RefusedError
 from finetune.generate import Answer
 from finetune.model import CHAMPION, Loaded, activated
 
@@ -85,6 +86,7 @@ def models(loaded: Loaded, config: EvalConfig, train: Rows, test: Rows) -> Answe
         if arm in prompts:
             with _weights(loaded, arm):
                 found.answers[arm] = answer(loaded, prompts[arm], config, arm)
+            require_numbers(arm, found.answers[arm])
     found.counts["answers_cut"] = {arm: sum(item.cut for item in made) for arm, made in found.answers.items()}
     told = ", ".join(f"{arm} {count}" for arm, count in found.counts["answers_cut"].items())
     say(f"answers cut at eval.max_new_tokens={config.max_new_tokens}: {told}")
@@ -122,6 +124,16 @@ def few_shot_prompts(
         f"{counts['marked']} training rows hold the template's marks and are not shown"
     )
     return [item.ids for item in found], counts
+
+
+def require_numbers(arm: str, answers: Sequence[Answer]) -> None:
+    """Raise DataError where an arm's answer has a confidence that is no number: its weights are broken."""
+    broken = sum(item.confidence is not None and not math.isfinite(item.confidence) for item in answers)
+    if broken:
+        raise DataError(
+            f"{broken} of {len(answers)} answers of {arm} have a confidence that is no number (NaN): weights of the "
+            "adapter or base hold NaN or overflow; train again with a lower train.lr, or fetch the base anew"
+        )
 
 
 @contextmanager

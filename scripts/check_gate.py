@@ -1,6 +1,6 @@
 """How often the gate errs where the adapter must beat the best of several arms.
 
-    .venv/bin/python -m scripts.check_gate            # 4,000 test sets a case, two minutes
+    .venv/bin/python -m scripts.check_gate            # 1,000 test sets a case, a minute
 
 Each case draws test sets of 300 rows in 150 groups, judges them by the report's own statistics and gate, and counts
 `better` and `worse`; beside it stands what the test against the best arm of the same rows alone would have said.
@@ -82,7 +82,7 @@ def errors(case: str, draws: int, resamples: int = 1000) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--draws", type=int, default=4000)
+    parser.add_argument("--draws", type=int, default=1000)
     draws = parser.parse_args().draws
     for case in ("tied", "twin", "gain"):
         told = ", ".join(f"{name} {100 * share:.1f} %" for name, share in errors(case, draws).items())

@@ -17,7 +17,8 @@ from eval.inputs import open_inputs
 from finetune.config import load
 from finetune.config.eval import Arm, EvalConfig
 from finetune.config.plan import Device, HardwareConfig
-from finetune.errors import ConfigError
+from finetune.errors import ConfigError, DataError
+from finetune.generate import Answer
 from finetune.model import CHAMPION, activated
 from finetune.stage import stage
 from finetune.train import run as train
@@ -61,6 +62,12 @@ def test_only_the_arms_that_were_asked_for_answer() -> None:
     two = EvalConfig(arms=[Arm.svm, Arm.adapter])
     assert arms.names(two) == ["adapter", "svm"]
     assert list(floors(two, rows(TRAIN), rows(TRAIN))) == ["svm"]
+
+
+def test_an_answer_whose_confidence_is_no_number_is_refused() -> None:
+    arms.require_numbers("base", [Answer("x", None), Answer("x", 0.5)])
+    with pytest.raises(DataError, match=r"1 of 2 answers of base have a confidence that is no number"):
+        arms.require_numbers("base", [Answer("x", 0.5), Answer("x", float("nan"))])
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,7 @@ def test_the_rows_are_all_accounted_for(walked: tuple[Team, str]) -> None:
 
 def test_the_adapter_learned_and_the_report_says_against_what(walked: tuple[Team, str]) -> None:
     report = json.loads((walked[0].current("reports") / "report.json").read_text())
-    assert set(report["arms"]) == {"base", "adapter", "majority", "svm"}
+    assert set(report["arms"]) == {"base", "few_shot", "adapter", "adapter_few_shot", "majority", "svm"}
     assert (
         report["arms"]["adapter"]["clause"]["exact_match"] > report["arms"]["base"]["clause"]["exact_match"]
     )
