@@ -48,7 +48,10 @@ def scale_over(values: Sequence[float]) -> Scale:
 
 
 def render(template: Path, **values: object) -> str:
-    """The page of a Jinja template, escaped; templates find head or style, sort_script, plots and number formats by name."""
+    """The page of a Jinja template, escaped.
+
+    Templates find head or style, sort_script, plots and number formats by name.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -62,7 +65,7 @@ def render(template: Path, **values: object) -> str:
     environment.filters |= {"percent": percent, "points": points, "p_value": p_value}
     environment.globals |= {
         "head": _head(),
-        "style": Markup(STYLE),
+        "style": Markup(STYLE),  # noqa: S704  (our own constant)
         "sort_script": Markup(f"<script>{SORT}</script>"),  # noqa: S704  (our own constant)
         "axis": axis,
         "interval": interval,

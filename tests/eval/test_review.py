@@ -177,7 +177,9 @@ def test_files_that_cannot_be_read_or_count_twice_are_refused(
         assert command(f"review.file={given}") == code
         assert message in capsys.readouterr().err
     assert command("review.against=champion") == 2
-    expected = "holds no answers of it and of the adapter; one of: adapter_few_shot, base, few_shot, majority, svm"
+    expected = (
+        "holds no answers of it and of the adapter; one of: adapter_few_shot, base, few_shot, majority, svm"
+    )
     assert expected in capsys.readouterr().err
     assert command("review.against=../x", "review.rows=0") == 2
     refused = capsys.readouterr().err
