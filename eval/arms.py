@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.answers import answer
+from eval.answers import Answering
 from finetune.chat import IGNORE, render_answer
-from finetune.config.eval import EvalConfig
+from finetune.config.eval import Scoring
 from finetune.console import say
 from finetune.errors import RefusedError
 from finetune.generate import Answer
@@ -40,16 +40,18 @@ def svm(train: Rows, test: Rows, seed: int) -> list[Answer]:
     return [Answer(str(found), None, ()) for found in classifier.predict([_question(row) for row in test])]
 
 
-def models(loaded: Loaded, config: EvalConfig, test: Rows) -> dict[str, list[Answer]]:
+def models(loaded: Loaded, answering: Answering, test: Rows) -> dict[str, list[Answer]]:
     """The answers of base and adapter.
 
     One process, one set of 4-bit weights, the same prompts and batches: only the adapter differs.
     """
     prompts = [loaded.renderer.prompt_ids(row["messages"]) for row in test]
-    _require_room(loaded, test, config.max_new_tokens)
+    config = answering.config
+    if config.scoring is Scoring.generate:
+        _require_room(loaded, test, config.max_new_tokens)
     with loaded.model.disable_adapter():
-        of_base = answer(loaded, prompts, config, BASE)
-    of_adapter = answer(loaded, prompts, config, ADAPTER)
+        of_base = answering.answer(loaded, prompts, BASE)
+    of_adapter = answering.answer(loaded, prompts, ADAPTER)
     found = {BASE: of_base, ADAPTER: of_adapter}
     told = ", ".join(f"{arm} {count}" for arm, count in cut(found).items())
     say(f"answers cut at eval.max_new_tokens={config.max_new_tokens}: {told}")

@@ -3,6 +3,8 @@
 from typing import Any
 
 from eval import arms, gate
+from eval.answer_cache import AnswerCache
+from eval.answers import make_answering
 from eval.inputs import Inputs
 from eval.report import page, summary
 from eval.tasks import Task, predict_all
@@ -18,7 +20,9 @@ def evaluate(run: RunConfig, tasks: list[Task], inputs: Inputs, output: Output) 
     say(f"{summary.foreseen(test, run.eval)}; the floors learn from {len(train)} rows")
     floors = {arms.MAJORITY: arms.majority(train, test), arms.SVM: arms.svm(train, test, run.eval.seed)}
     loaded = inputs.load(run.hardware)
-    models = arms.models(loaded, run.eval, test)
+    cache = AnswerCache.of(run.paths, run.name)
+    answering = make_answering(run.eval, cache, loaded.renderer, test, vocabulary)
+    models = arms.models(loaded, answering, test)
     predictions = predict_all(tasks, test, {**models, **floors})
     for arm, rows in predictions.items():
         output.write_jsonl(f"predictions_{arm}.jsonl", rows)

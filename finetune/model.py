@@ -3,7 +3,7 @@
 import importlib.metadata
 import importlib.util
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,8 @@ class Loaded:
     model: Any
     tokenizer: Any
     renderer: Renderer
+    base: str | None = None
+    """What the base's weights are: the content of the artifact they were read from. None: nobody knows."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ def load_base(base: Artifact, model: ModelConfig, hardware: HardwareConfig) -> L
     options: dict[str, Any] = {"dtype": torch.bfloat16, "device_map": place}
     if not is_quantised(base.folder):
         options["quantization_config"] = quantisation_config(model)
-    return _load(base.folder, model, hardware, options)
+    loaded = _load(base.folder, model, hardware, options)
+    return replace(loaded, base=base.manifest.content if base.manifest else None)
 
 
 def is_quantised(folder: Path) -> bool:
@@ -207,7 +210,7 @@ def attach_trained(loaded: Loaded, adapter: Artifact) -> Loaded:
 
     network = PeftModel.from_pretrained(loaded.model, adapter.path(ADAPTER))
     use_exact_dora(network)
-    return Loaded(network.eval(), loaded.tokenizer, loaded.renderer)
+    return replace(loaded, model=network.eval())
 
 
 def quantisation_config(model: ModelConfig) -> Any:
