@@ -19,7 +19,7 @@ from finetune.stage import stage
 def run(run: RunConfig) -> Artifact:
     """The report on this adapter; RefusedError, once it is written, where the gate says no."""
     inputs, tasks = open_inputs(run), make_tasks(run.eval)
-    spec = Spec("report", 2, run.name, {"eval": run.eval}, inputs.records() | records(tasks, run.paths))
+    spec = Spec("report", 3, run.name, {"eval": run.eval}, inputs.records() | records(tasks, run.paths))
     with artifacts.writing(run.paths, spec, move_current=run.run is None) as output:
         if output.finished is None:
             with tracking.open_run(run, JobType.eval, spec) as tracker:

@@ -18,13 +18,18 @@ from house import House
 from peft import LoraConfig, get_peft_model
 
 import eval.answers
+from eval import evaluate
 from eval.answer_cache import AnswerCache, key_of, weights_of
 from eval.answers import Answering
 from finetune.config.eval import EvalConfig
 from finetune.generate import Answer
+from finetune.stage import stage
 
 ROOT = Path(__file__).resolve().parents[2]
-EVALUATE = "import sys; from eval import evaluate; from finetune.stage import stage; sys.exit(stage('eval', evaluate.run, sys.argv[1:]))"
+EVALUATE = (
+    "import sys; from eval import evaluate; from finetune.stage import stage; "
+    "sys.exit(stage('eval', evaluate.run, sys.argv[1:]))"
+)
 SETTINGS = ["train.max_steps=2", "eval.batch_rows=2", "eval.scoring=labels"]
 ANSWERS = [
     Answer("mit", 0.1 + 0.2, (5, 1), label_scores={"mit": -1.25, "gpl": -2.0}),
@@ -32,22 +37,26 @@ ANSWERS = [
 ]
 
 
-def command(house: House, *more: str) -> "subprocess.Popen[str]":
-    """`make eval` in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-c", EVALUATE, *house.argv(*SETTINGS, *more)],
+def killed_after(batches: int, house: House) -> None:
+    """`make eval` in a process of its own, killed once so many batches are kept."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", EVALUATE, *house.argv(*SETTINGS)],
         cwd=ROOT,
         env=os.environ | tiny.environment(house.folder),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
+    while len(kept(house)) < batches and process.poll() is None:
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
 
 
-def done(process: "subprocess.Popen[str]") -> str:
-    out, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, out
-    return out
+def evaluated(house: House) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in tiny.environment(house.folder).items():
+            patch.setenv(key, value)
+        assert stage("eval", evaluate.run, house.argv(*SETTINGS)) == 0
 
 
 def predictions(house: House) -> dict[str, bytes]:
@@ -63,11 +72,11 @@ def kept(house: House) -> dict[str, int]:
 
 
 def test_a_killed_evaluation_computes_the_missing_batches_and_ends_the_same(
-    tmp_path: Path, tiny_model_folder: Path
+    tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     house = House.built(tmp_path, tiny_model_folder)
     assert house.train("train.max_steps=2") == 0
-    done(command(house))
+    evaluated(house)
     undisturbed, all_batches = predictions(house), kept(house)
     assert len(all_batches) == 12  # 12 rows, two a batch, base and adapter
     scored = json.loads(undisturbed["predictions_adapter.jsonl"].splitlines()[0])
@@ -76,19 +85,15 @@ def test_a_killed_evaluation_computes_the_missing_batches_and_ends_the_same(
 
     for name in ("reports", "answers"):
         (house.folder / "artifacts" / name).rename(house.folder / name)
-    process = command(house)
-    while len(kept(house)) < 4 and process.poll() is None:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    killed_after(4, house)
     before = kept(house)
-    assert process.returncode == -signal.SIGKILL
     assert 4 <= len(before) < 12
 
     damaged = house.folder / "artifacts/answers/tiny" / min(before)
     damaged.write_text(damaged.read_text().replace("-", "", 1))
-    out = done(command(house))
-    assert f"note: {damaged} is damaged; its 2 answers are computed again" in out
+    capsys.readouterr()
+    evaluated(house)
+    assert f"note: {damaged} is damaged; its 2 answers are computed again" in capsys.readouterr().out
     after = kept(house)
     assert {name for name in before if after[name] != before[name]} == {damaged.name}
     assert after.keys() == all_batches.keys()
