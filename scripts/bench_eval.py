@@ -3,11 +3,12 @@
     make prepare CONF=licences_smollm135m        # once
     .venv/bin/python scripts/bench_eval.py       # about 10 minutes on one core
 
-Contestants take turns within a round, in one process; ratios are medians over the rounds, with their range. Labels are
-the most frequent ones of the training rows. Prompts are the test rows alone, and behind five training rows with their
-answers. Against one forward for each prompt and label (unpadded, head on the answer's positions only) the bar is 0.7
-times as many labels; beside it stands what the arithmetic allows at equal FLOP/s: tokens of the one, with the prompt
-again for each label, by those of the other.
+Contestants take turns within a round, in one process of one thread; ratios are medians over the rounds, with their
+range, of processor seconds: on a busy machine only these say what a quiet one takes. Labels are the most frequent ones
+of the training rows. Prompts are the test rows alone, and behind five training rows with their answers. Against one
+forward for each prompt and label (unpadded, head on the answer's positions only) the bar is 0.7 times as many labels;
+beside it stands what the arithmetic allows at equal FLOP/s: tokens of the one, with the prompt again for each label, by
+those of the other.
 
 The prompt's share of the machine is that of a bf16 product (2048 x 4096 x 4096) timed before and after; counted are the
 products of tokens that are no padding, attention and head left out. Generation stands beside transformers' `generate`
@@ -32,7 +33,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bench_quantised_base import ratio, resident_mib
-from bench_train import product_flops
+from bench_train import PRODUCT
 from machine import describe
 
 from eval.label_scores import TREE_TOKENS, LabelSet, label_set, score_batch
@@ -91,10 +92,17 @@ def open_bench() -> Bench:
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and what came out."""
-    began = time.monotonic()
+    """Processor seconds, and what came out."""
+    began = time.process_time()
     found = work()
-    return time.monotonic() - began, found
+    return time.process_time() - began, found
+
+
+def product_flops() -> float:
+    """FLOP/s of a bf16 product on one thread, the best of three."""
+    rows, inner, columns = PRODUCT
+    left, right = torch.randn(rows, inner).bfloat16(), torch.randn(inner, columns).bfloat16()
+    return 2 * rows * inner * columns / min(timed(lambda: left @ right)[0] for _ in range(3))
 
 
 def scored(bench: Bench, prompts: Prompts, labels: LabelSet) -> list[list[float]]:
@@ -159,7 +167,9 @@ def _best(scores: Sequence[float]) -> int:
 def compare_prefill(bench: Bench, rounds: int) -> bool:
     """The prompt's share of what a bf16 product reaches."""
     shares = []
-    prompts = bench.prompts(bench.batch_rows, SHOTS)[-16:]
+    everything = bench.prompts(len(bench.test), SHOTS)
+    batches = by_length(list(map(len, everything)), bench.batch_rows, bench.batch_tokens)
+    prompts = [everything[index] for index in batches[len(batches) // 2]]
     weights = sum(
         module.in_features * module.out_features
         for name, module in bench.loaded.model.named_modules()
@@ -266,8 +276,9 @@ def main() -> int:
     options.add_argument("--shots", type=int, nargs="*", default=[0, SHOTS], help="examples in the prompt")
     options.add_argument("--labels-only", action="store_true", help="leave out all but the labels")
     given = options.parse_args()
+    torch.set_num_threads(1)
     bench = open_bench()
-    say(f"{describe()}, {torch.get_num_threads()} threads; load average {os.getloadavg()[0]:.1f}")
+    say(f"{describe()}; load average {os.getloadavg()[0]:.1f}")
     passed = []
     if not given.labels_only:
         passed += [compare_memory(bench), compare_prefill(bench, given.rounds)]
