@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from eval.answers import answer
+from eval.answers import Answering
 from eval.retrieve import Examples, with_examples
 from finetune.chat import IGNORE, render_answer
-from finetune.config.eval import Arm, EvalConfig
+from finetune.config.eval import Arm, EvalConfig, Scoring
 from finetune.console import say
 from finetune.errors import DataError, RefusedError
 from finetune.generate import Answer
@@ -71,13 +71,15 @@ def svm(train: Rows, test: Rows, seed: int) -> list[Answer]:
     return [Answer(str(found), None, ()) for found in classifier.predict([_question(row) for row in test])]
 
 
-def models(loaded: Loaded, config: EvalConfig, train: Rows, test: Rows) -> Answered:
+def models(loaded: Loaded, answering: Answering, train: Rows, test: Rows) -> Answered:
     """The answers of base, adapter and champion, without examples and with them.
 
     One process, one set of 4-bit weights, the same rows and batches: only adapter and prompt differ.
     """
-    asked, found = names(config), Answered()
-    _require_room(loaded, test, config.max_new_tokens)
+    config, found = answering.config, Answered()
+    asked = names(config)
+    if config.scoring is Scoring.generate:
+        _require_room(loaded, test, config.max_new_tokens)
     prompts = dict.fromkeys(ZERO_SHOT, [loaded.renderer.prompt_ids(row["messages"]) for row in test])
     if set(WITH_EXAMPLES) & set(asked):
         few, found.counts["examples"] = few_shot_prompts(loaded, config, train, test)
@@ -85,7 +87,7 @@ def models(loaded: Loaded, config: EvalConfig, train: Rows, test: Rows) -> Answe
     for arm in asked:
         if arm in prompts:
             with _weights(loaded, arm):
-                found.answers[arm] = answer(loaded, prompts[arm], config, arm)
+                found.answers[arm] = answering.answer(loaded, prompts[arm], arm)
             require_numbers(arm, found.answers[arm])
     found.counts["answers_cut"] = {arm: sum(item.cut for item in made) for arm, made in found.answers.items()}
     told = ", ".join(f"{arm} {count}" for arm, count in found.counts["answers_cut"].items())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from eval.answers import answer
+from eval.answers import Answering
 from eval.arms import ADAPTER, BASE
 from eval.inputs import open_inputs
 from eval.own_prompts import around, context_tokens, prompt_ids, read_prompts
@@ -35,10 +35,10 @@ def ask(run: RunConfig) -> None:
     room = None if context is None else context - run.eval.max_new_tokens
     ids = prompt_ids(asked, read_renderer(inputs.weights.folder, inputs.model()), room)
     say(f"adapter {inputs.adapter.folder}; {around(asked, data)}")
-    loaded = inputs.load(run.hardware)
+    loaded, answering = inputs.load(run.hardware), Answering(run.eval)  # keeping no answer: they are private
     with loaded.model.disable_adapter():
-        of_base = answer(loaded, ids, run.eval, BASE)
-    of_adapter = answer(loaded, ids, run.eval, ADAPTER)
+        of_base = answering.answer(loaded, ids, BASE)
+    of_adapter = answering.answer(loaded, ids, ADAPTER)
     _tell(
         [
             Answered(item, {BASE: base, ADAPTER: adapter})

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from eval import arms, forgetting, gate, lost
-from eval.answers import answer
+from eval.answer_cache import AnswerCache
+from eval.answers import Answering, make_answering
 from eval.arms import Answered, Rows
 from eval.cost import cost, measured, seconds_of
 from eval.inputs import Inputs, require_usable
@@ -26,6 +27,7 @@ class Evaluated:
     train: Rows
     test: Rows
     loaded: Loaded
+    answering: Answering
     models: Answered
     floors: dict[str, list[Answer]]
     predictions: summary.ArmPredictions
@@ -52,9 +54,11 @@ def _answer(run: RunConfig, tasks: list[Task], inputs: Inputs) -> Evaluated:
     require_usable(tasks, test)
     floors = arms.floors(run.eval, train, test)
     loaded = inputs.load(run.hardware)
-    models = arms.models(loaded, run.eval, train, test)
+    cache = AnswerCache.of(run.paths, run.name)
+    answering = make_answering(run.eval, cache, loaded.renderer, test, inputs.vocabulary(train))
+    models = arms.models(loaded, answering, train, test)
     predictions = predict_all(tasks, test, {**models.answers, **floors})
-    return Evaluated(train, test, loaded, models, floors, predictions)
+    return Evaluated(train, test, loaded, answering, models, floors, predictions)
 
 
 def _report(run: RunConfig, tasks: list[Task], inputs: Inputs, found: Evaluated) -> dict[str, Any]:
@@ -63,7 +67,7 @@ def _report(run: RunConfig, tasks: list[Task], inputs: Inputs, found: Evaluated)
     answers = (found.test, {**found.models.answers, **found.floors})
     report = summary.summarise(tasks, found.predictions, vocabulary, run.eval)
     report |= lost.sections(tasks, found.predictions, report["arms"], answers, run.eval, has_labels)
-    report["forgetting"] = forgetting.measure(found.loaded, answer, run.eval, run.paths)
+    report["forgetting"] = forgetting.measure(found.loaded, found.answering.generate, run.eval, run.paths)
     report |= answered(tasks, found.predictions, vocabulary, run.eval, has_labels)
     report["cost"] = _cost(run, inputs, found)
     report["gate"] = gate.judge(report, run.eval)

@@ -1,7 +1,8 @@
 """Greedy answers and answer log-probabilities, in batches of similar length."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,8 @@ class Answer:
     cut: bool = False
     seconds: float | None = field(default=None, compare=False)
     """The row's even share of the time in which its arm answered; None where that was not measured."""
+    label_scores: dict[str, float] | None = None
+    """Of labels that were scored: the log-probability of each whole one with its end token, in nats."""
 
 
 def nothing() -> None:
@@ -39,15 +42,41 @@ def greedy(
     batches = by_length([len(ids) for ids in prompts], batch_rows)
     for batch in progress(batches, label, len(batches)):
         between()
-        found = _generate(loaded, [prompts[index] for index in batch], max_new_tokens)
+        found = greedy_batch(loaded, [prompts[index] for index in batch], max_new_tokens)
         answers.update(zip(batch, found, strict=True))
     return [answers[index] for index in range(len(prompts))]
 
 
-def by_length(lengths: Sequence[int], batch_rows: int) -> list[list[int]]:
-    """Row indices in batches of similar length, longest first so that memory trouble shows at once."""
-    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    return [order[start : start + batch_rows] for start in range(0, len(order), batch_rows)]
+def by_length(lengths: Sequence[int], batch_rows: int, batch_tokens: float = math.inf) -> list[list[int]]:
+    """Row indices, longest first so that memory trouble shows at once, in batches within both limits.
+
+    `batch_tokens` counts the padded tokens of a batch; a row of more than that stands alone.
+    """
+    found: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
+        last = found[-1] if found else []
+        if 0 < len(last) < batch_rows and lengths[last[0]] * (len(last) + 1) <= batch_tokens:
+            last.append(index)
+        else:
+            found.append([index])
+    return found
+
+
+@contextmanager
+def inference() -> Iterator[None]:
+    """No gradients, and torch's flash kernel: loading a base on a CPU turns it off, for the sake of training.
+
+    Forward alone it is the faster one there: 5.3 s against 6.3 s for 32 prompts of 124 tokens (135M, one thread).
+    """
+    import torch
+
+    before = torch.backends.cuda.flash_sdp_enabled()  # type: ignore[no-untyped-call]
+    torch.backends.cuda.enable_flash_sdp(True)
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        torch.backends.cuda.enable_flash_sdp(before)
 
 
 def answer_logits(
@@ -61,11 +90,10 @@ def answer_logits(
 
 
 def _tail_logits(loaded: Loaded, rows: Sequence[Encoded]) -> list[Any]:
-    import torch
 
     learned = [sum(label != IGNORE for label in row.labels) for row in rows]
-    ids, mask = _pad([row.ids for row in rows], loaded)
-    with torch.inference_mode():
+    ids, mask = padded([row.ids for row in rows], loaded)
+    with inference():
         keep = max(learned) + 1
         out = loaded.model(input_ids=ids, attention_mask=mask, logits_to_keep=keep, use_cache=False)
         # the logits at a position predict the next token, so the answer's begin one place before it
@@ -74,36 +102,97 @@ def _tail_logits(loaded: Loaded, rows: Sequence[Encoded]) -> list[Any]:
         ]
 
 
-def _generate(loaded: Loaded, prompts: list[list[int]], max_new_tokens: int) -> list[Answer]:
-    import torch
+@dataclass
+class _Growing:
+    """An answer while it grows: its tokens and their log-probabilities."""
 
-    ids, mask = _pad(prompts, loaded)
-    with torch.inference_mode():
-        out = loaded.model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            return_dict_in_generate=True,
-            output_logits=True,
+    ids: list[int] = field(default_factory=list)
+    log_probabilities: list[float] = field(default_factory=list)
+
+
+@dataclass
+class _Batch:
+    """The rows that still grow, and what the network reads of each next."""
+
+    rows: list[_Growing]
+    ids: Any
+    mask: Any
+    positions: Any
+    cache: Any = None
+
+    def grow(self, network: Any) -> None:
+        """Another token for every row."""
+        out = network(
+            input_ids=self.ids,
+            attention_mask=self.mask,
+            position_ids=self.positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
         )
-        scores = [step.float().log_softmax(-1).amax(-1) for step in out.logits]
-    new = out.sequences[:, ids.shape[1] :]
-    chances = torch.stack(scores, 1).tolist()
-    return [_answer(loaded, row, chance) for row, chance in zip(new.tolist(), chances, strict=True)]
+        tokens, chances = likeliest(out.logits[:, -1])
+        for row, token, chance in zip(self.rows, tokens.tolist(), chances.tolist(), strict=True):
+            row.ids.append(token)
+            row.log_probabilities.append(chance)
+        self.cache, self.ids, self.positions = (
+            out.past_key_values,
+            tokens[:, None],
+            self.positions[:, -1:] + 1,
+        )
+
+    def let_go(self, ends: Collection[int], max_new_tokens: int) -> None:
+        """Drop the rows that have ended, make room for the next token of the others."""
+        import torch
+
+        stay = [
+            place
+            for place, row in enumerate(self.rows)
+            if row.ids[-1] not in ends and len(row.ids) < max_new_tokens
+        ]
+        if 0 < len(stay) < len(self.rows):
+            kept = torch.tensor(stay, device=self.mask.device)
+            self.cache.reorder_cache(kept)
+            self.ids, self.mask, self.positions = self.ids[kept], self.mask[kept], self.positions[kept]
+        self.rows = [self.rows[place] for place in stay]
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.mask), 1)], 1)
 
 
-def _answer(loaded: Loaded, ids: list[int], log_probabilities: list[float]) -> Answer:
-    """Cut after the end token; its probability counts, what was padded behind it does not."""
-    ends = loaded.model.generation_config.eos_token_id
-    end = next((place for place, item in enumerate(ids) if item in ends), None)
-    length = len(ids) if end is None else end + 1
-    confidence = math.exp(sum(log_probabilities[:length]) / length)
-    text = loaded.tokenizer.decode(ids[:end], skip_special_tokens=True)
-    return Answer(text, confidence, tuple(ids[:length]), cut=end is None)
+def greedy_batch(loaded: Loaded, prompts: list[list[int]], max_new_tokens: int) -> list[Answer]:
+    """The most likely continuations of prompts that are computed at once; a row that has ended leaves the batch.
+
+    transformers' `generate` computes every row until the last has ended, and keeps all tokens' logits in fp32.
+    """
+    ids, mask = padded(prompts, loaded)
+    answers = [_Growing() for _ in prompts]
+    batch = _Batch(list(answers), ids, mask, positions_of(mask))
+    with inference():
+        while batch.rows:
+            batch.grow(loaded.model)
+            batch.let_go(loaded.model.generation_config.eos_token_id, max_new_tokens)
+    return [_answer(loaded, answer) for answer in answers]
 
 
-def _pad(rows: list[list[int]], loaded: Loaded) -> tuple[Any, Any]:
+def likeliest(logits: Any) -> tuple[Any, Any]:
+    """The likeliest token of each row of logits [rows, vocabulary], and its log-probability in fp32."""
+    logits = logits.float()
+    best = logits.max(-1)
+    return best.indices, best.values - logits.logsumexp(-1)
+
+
+def _answer(loaded: Loaded, found: _Growing) -> Answer:
+    """The end token's probability counts; it is no part of the text."""
+    ended = found.ids[-1] in loaded.model.generation_config.eos_token_id
+    confidence = math.exp(sum(found.log_probabilities) / len(found.ids))
+    text = loaded.tokenizer.decode(found.ids[:-1] if ended else found.ids, skip_special_tokens=True)
+    return Answer(text, confidence, tuple(found.ids), cut=not ended)
+
+
+def positions_of(mask: Any) -> Any:
+    """The place of every token in its own row; 0 where there is only padding."""
+    return (mask.cumsum(-1) - 1).clamp_min(0)
+
+
+def padded(rows: Sequence[list[int]], loaded: Loaded) -> tuple[Any, Any]:
     """Left-padded ids and mask, so that every row ends at the last column."""
     import torch
 

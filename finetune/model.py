@@ -5,7 +5,7 @@ import importlib.util
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,8 @@ class Loaded:
     model: Any
     tokenizer: Any
     renderer: Renderer
+    base: str | None = None
+    """What the base's weights are: the content of the artifact they were read from. None: nobody knows."""
 
     def context_tokens(self) -> int:
         """The longest sequence that the model was made for, prompt and answer together."""
@@ -73,7 +75,8 @@ def load_base(base: Artifact, model: ModelConfig, hardware: HardwareConfig) -> L
     options: dict[str, Any] = {"dtype": torch.bfloat16, "device_map": place}
     if not is_quantised(base.folder):
         options["quantization_config"] = quantisation_config(model)
-    return _load(base.folder, model, hardware, options)
+    loaded = _load(base.folder, model, hardware, options)
+    return replace(loaded, base=base.manifest.content if base.manifest else None)
 
 
 def is_quantised(folder: Path) -> bool:
@@ -215,7 +218,7 @@ def attach_trained(loaded: Loaded, adapter: Artifact) -> Loaded:
 
     network = PeftModel.from_pretrained(loaded.model, adapter.path(ADAPTER))
     use_exact_dora(network)
-    return Loaded(network.eval(), loaded.tokenizer, loaded.renderer)
+    return replace(loaded, model=network.eval())
 
 
 def attach_champion(loaded: Loaded, adapter: Artifact) -> None:

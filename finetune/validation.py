@@ -12,7 +12,7 @@ from peft.tuners.lora import LoraLayer
 
 from finetune.chat import IGNORE, Encoded, parse_answer, render_answer
 from finetune.errors import ConfigError
-from finetune.generate import Answer, greedy, nothing
+from finetune.generate import Answer, by_length, greedy, nothing
 from finetune.model import Loaded
 
 NO_ROWS = "val.jsonl holds no row to validate on; raise data.split.val_fraction, or set train.validate_every_steps=null"
@@ -46,7 +46,7 @@ def validation_loss(
     total, tokens = 0.0, 0
     autocast = torch.autocast(network.device.type, torch.bfloat16, enabled=mixed)
     with without_a_trace(network), torch.no_grad():
-        for batch in batches([len(row.ids) for row in rows], batch_rows, batch_tokens):
+        for batch in by_length([len(row.ids) for row in rows], batch_rows, batch_tokens):
             between()
             ids, labels = _padded([rows[index] for index in batch], network.device)
             with autocast:
@@ -57,18 +57,6 @@ def validation_loss(
     if not tokens:
         raise ConfigError(NO_ROWS)
     return ValidationLoss(total / tokens, tokens)
-
-
-def batches(lengths: Sequence[int], batch_rows: int, batch_tokens: int) -> list[list[int]]:
-    """Row indices, longest first, in batches within both limits; a row of more tokens than the limit stands alone."""
-    found: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda index: (-lengths[index], index)):
-        last = found[-1] if found else []
-        if 0 < len(last) < batch_rows and lengths[last[0]] * (len(last) + 1) <= batch_tokens:
-            last.append(index)
-        else:
-            found.append([index])
-    return found
 
 
 def exact_match(

@@ -17,7 +17,7 @@ from finetune.generate import Answer
 from finetune.model import Loaded
 
 Generate = Callable[[Loaded, Sequence[list[int]], EvalConfig, str], list[Answer]]
-"""Free answers to prompts, in their order: eval.answers.answer."""
+"""Free answers to prompts, in their order: eval.answers.Answering.generate."""
 NO_LETTERS = "the tokenizer writes two letters with the same first token"
 
 

@@ -19,7 +19,7 @@ from eval.report.summary import ArmPredictions, of_task
 from eval.tasks import Task, make_tasks
 from finetune import pages, plots
 from finetune.artifacts import provenance
-from finetune.config.eval import EvalConfig, TaskKind
+from finetune.config.eval import EvalConfig, Scoring, TaskKind
 from finetune.config.schema import RunConfig
 from finetune.model import CHAMPION
 from finetune.pages import Scale, scale_over
@@ -106,11 +106,17 @@ def run_facts(inputs: Inputs, run: RunConfig) -> list[tuple[str, str]]:
         ("bootstrap", f"{run.eval.resamples} draws of whole groups, seed {run.eval.seed}"),
         (
             "decoding",
-            f"greedy, at most {run.eval.max_new_tokens} new tokens, {run.eval.batch_rows} rows a batch",
+            f"{_decoding(run.eval)}, {run.eval.batch_rows} rows a batch",
         ),
     ]
     versions = ", ".join(f"{name} {version}" for name, version in provenance.versions().items())
     return [*found, *settings, ("versions", versions)]
+
+
+def _decoding(config: EvalConfig) -> str:
+    if config.scoring is Scoring.labels:
+        return "the likeliest of the known labels, each scored whole"
+    return f"greedy, at most {config.max_new_tokens} new tokens"
 
 
 def title_of(metric: str) -> str:

@@ -90,7 +90,7 @@ class Task:
             raw=answer.text,
             score=0.0,
             confidence=answer.confidence,
-            label_scores=None,
+            label_scores=answer.label_scores,
         )
         if row.get("question"):
             prediction["question"] = row["question"]

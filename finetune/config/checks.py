@@ -22,8 +22,8 @@ POSITIVE = (
     "data.near_duplicates.jaccard data.split.val_fraction data.split.test_fraction data.limits.file_mib "
     "data.limits.seconds data.limits.memory_mib data.limits.pages data.limits.characters data.windows.max_chars "
     "data.contamination.ngram_words data.contamination.drop_coverage "
-    "eval.resamples eval.batch_rows eval.max_new_tokens eval.forgetting.max_new_tokens eval.shots eval.shot_tokens "
-    "export.min_positions export.max_kl_over_floor "
+    "eval.resamples eval.batch_rows eval.batch_tokens eval.max_new_tokens eval.forgetting.max_new_tokens "
+    "eval.shots eval.shot_tokens export.min_positions export.max_kl_over_floor "
     "show.rows show.characters ask.characters review.rows"
 ).split()
 SEEDS = ("train.seed", "data.seed", "eval.seed")

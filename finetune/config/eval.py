@@ -66,6 +66,15 @@ class Reference(Enum):
     """The adapter that eval.against names."""
 
 
+class Scoring(Enum):
+    """How a model arm answers. docs/tasks.md says what each measures."""
+
+    generate = "generate"
+    """Word by word, as a server does: also what does not parse and what is no label."""
+    labels = "labels"
+    """The likeliest of the known labels, each scored as a whole: knowledge, and a confidence that means a share."""
+
+
 @dataclass
 class TaskConfig:
     kind: TaskKind = MISSING
@@ -149,6 +158,9 @@ class EvalConfig:
     seed: int = 0
     batch_rows: int = 32
     max_new_tokens: int = 64
+    scoring: Scoring = Scoring.generate
+    batch_tokens: int = 16384
+    """Most positions of one batch, of prompts and what follows them: new tokens, or the labels of one forward."""
     accept_inconclusive: bool = False
     slices: list[SliceBy] = field(default_factory=lambda: list(SliceBy))
     """What slices to look at; those that the rows do not have are not there."""

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config.data_checks import kind_problems
-from finetune.config.eval import Arm, EvalConfig, ForgettingConfig, Metric, Reference, TaskConfig, TaskKind
+from finetune.config.eval import (
+    Arm,
+    EvalConfig,
+    ForgettingConfig,
+    Metric,
+    Reference,
+    Scoring,
+    TaskConfig,
+    TaskKind,
+)
 from finetune.config.folders import conf_folders
 from finetune.config.messages import closest
 
@@ -44,6 +53,8 @@ MIN_SUITE_ROWS = 8
 OPTIONAL = {"out_of_scope", "ranked"}
 MOST_HOURS = 744.0
 """Of 31 days."""
+SCORED = (TaskKind.classification, TaskKind.coding)
+"""Kinds whose answer is one of a set of labels, if the rows' targets are texts."""
 
 
 def eval_problems(config: EvalConfig) -> Iterator[str]:
@@ -62,6 +73,11 @@ def eval_problems(config: EvalConfig) -> Iterator[str]:
     for name, task in config.tasks.items():
         if not TASK_NAME.fullmatch(name):
             yield f"eval.tasks.{name} becomes part of names; use letters, digits, '.', '_' and '-'"
+        if config.scoring is Scoring.labels and task.kind not in SCORED:
+            yield (
+                f"eval.scoring=labels chooses one label a row, which eval.tasks.{name}.kind={task.kind.name} has not; "
+                "use eval.scoring=generate"
+            )
         yield from _task(f"eval.tasks.{name}", task)
     yield from _arms(config)
     yield from _reference(config)

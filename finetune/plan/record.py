@@ -10,6 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from finetune.config.plan import Device
+from finetune.generate import inference, likeliest
 from finetune.model import _give_head_contiguous_states as give_head_contiguous_states
 from finetune.plan.heads import score, tiles_as_on
 from finetune.plan.holdings import (
@@ -63,28 +64,29 @@ def record_step(settings: Settings, layers: int) -> Recording:
 
 
 def record_answers(settings: Settings, layers: int, new_tokens: int) -> Recording:
-    """Answer an evaluation batch as `generate` does: the prompts, then the last of the new tokens.
+    """Answer an evaluation batch as finetune.generate does: the prompts, then the last of the new tokens of all rows.
 
-    Every token's logits are kept in fp32 (finetune.generate asks for them), and the cache grows by copies.
+    The cache grows by copies.
     """
-    with prepared(settings, layers) as (network, tracker, found), torch.inference_mode():
+    with prepared(settings, layers) as (network, tracker, found):
         model = network.eval().get_base_model()
         give_head_contiguous_states(model)
         follow_layers(tracker, network, settings)
         tracker.phase = "prompt"
-        with attention_as_in_training(settings), tracker:
+        with attention_as_in_training(settings), inference(), tracker:
             tracker.category = "activations"
             ids, _, mask = batch_of(settings)
             out = model(input_ids=ids, attention_mask=mask, use_cache=True, logits_to_keep=1)
             tracker.layer, tracker.phase = None, "last new token"
             cache, ids = out.past_key_values, ids[:, :1]
-            kept = torch.empty(new_tokens, len(ids), out.logits.shape[-1])
+            likeliest(out.logits[:, -1])
             del out
             grown = [_grow(cache, layer, tracker, new_tokens - 1) for layer in range(layers)]
             tracker.layer = None
-            model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            out = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
             tracker.layer = None
-        del kept, grown
+            likeliest(out.logits[:, -1])
+        del grown
     return found
 
 

@@ -11,7 +11,7 @@ import yaml
 from tiny import TEMPLATE, loaded_model
 
 from eval import forgetting, stats
-from eval.answers import answer
+from eval.answers import Answering
 from eval.forgetting.instructions import ARGUMENTS, CHECKS, follows, sentences, words
 from eval.forgetting.scoring import choose, is_answer, is_number, prompts
 from eval.forgetting.suites import OWN, SOURCES, Item, open_suite, sample
@@ -330,7 +330,7 @@ def test_base_and_adapter_are_asked_and_absent_files_are_said(
         "".join(f'{{"task": "t{index % 3}", "input": "q{index}", "target": "x"}}\n' for index in range(30))
     )
     every = config(*Suite, rows=12, max_new_tokens=4, folder="general")
-    found = forgetting.measure(loaded, answer, every, paths(tmp_path))
+    found = forgetting.measure(loaded, Answering(every).generate, every, paths(tmp_path))
     assert found is not None
     by_name = {item["name"]: item for item in found["suites"]}
     assert list(by_name) == [suite.name for suite in Suite]
@@ -359,7 +359,7 @@ def test_base_and_adapter_are_asked_and_absent_files_are_said(
 
 
 def test_nothing_is_asked_where_no_suite_is_named(loaded: Any, tmp_path: Path) -> None:
-    assert forgetting.measure(loaded, answer, config(), paths(tmp_path)) is None
+    assert forgetting.measure(loaded, Answering(config()).generate, config(), paths(tmp_path)) is None
     assert forgetting.records(config(), paths(tmp_path)) == {}
 
 

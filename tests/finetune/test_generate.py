@@ -46,3 +46,8 @@ def test_answer_logits_are_those_of_a_plain_forward_at_the_positions_before_the_
 def test_batches_are_of_similar_length_and_lose_no_row() -> None:
     batches = by_length([3, 9, 1, 7, 5], 2)
     assert batches == [[1, 3], [4, 0], [2]]
+
+
+def test_batches_keep_both_limits_and_a_long_row_stands_alone() -> None:
+    assert by_length([2, 9, 3, 3, 1], batch_rows=8, batch_tokens=6) == [[1], [2, 3], [0, 4]]
+    assert by_length([2, 2, 2, 1], batch_rows=3, batch_tokens=6) == [[0, 1, 2], [3]]

@@ -19,7 +19,7 @@ from finetune.errors import ConfigError
 from finetune.model import Loaded
 from finetune.trainer import make_trainer
 from finetune.trial_run import tracked
-from finetune.validation import batches, exact_match, validation_loss
+from finetune.validation import exact_match, validation_loss
 
 CPU = HardwareConfig("cpu", Device.cpu)
 TRAIN = TrainConfig(
@@ -93,11 +93,6 @@ def test_under_autocast_the_loss_is_that_of_training(tiny_model_folder: Path, tm
     with torch.autocast("cpu", torch.bfloat16):
         expected, _ = by_hand(trainer.model, rows)
     assert found == pytest.approx([expected] * 3, abs=5e-3)
-
-
-def test_batches_keep_both_limits_and_a_long_row_stands_alone() -> None:
-    assert batches([2, 9, 3, 3, 1], batch_rows=8, batch_tokens=6) == [[1], [2, 3], [0, 4]]
-    assert batches([2, 2, 2, 1], batch_rows=3, batch_tokens=6) == [[0, 1, 2], [3]]
 
 
 class Validating(TrainerCallback):  # type: ignore[misc]
