@@ -32,6 +32,9 @@ class Sent:
     def log(self, values: Values, step: int | None = None) -> None:
         self.rows.append((step, values))
 
+    def table(self, name: str, columns: Any, rows: Any) -> None:
+        raise AssertionError("training has no tables")
+
 
 class Run:
     """A RunLog and the trainer's calls of it."""
