@@ -227,7 +227,6 @@ def attach_champion(loaded: Loaded, adapter: Artifact) -> None:
 
     loaded.model.load_adapter(adapter.path(ADAPTER), CHAMPION)
     use_exact_dora(loaded.model)
-    loaded.model.eval()  # PEFT leaves a second adapter's dropout on
 
 
 @contextmanager
