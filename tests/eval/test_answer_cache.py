@@ -30,7 +30,8 @@ EVALUATE = (
     "import sys; from eval import evaluate; from finetune.stage import stage; "
     "sys.exit(stage('eval', evaluate.run, sys.argv[1:]))"
 )
-SETTINGS = ["train.max_steps=2", "eval.batch_rows=2", "eval.scoring=labels"]
+ARMS = ["eval.arms=[base,adapter]", "eval.reference=base", "eval.forgetting.suites=[]"]
+SETTINGS = ["train.max_steps=2", "eval.batch_rows=2", "eval.scoring=labels", *ARMS]
 ANSWERS = [
     Answer("mit", 0.1 + 0.2, (5, 1), label_scores={"mit": -1.25, "gpl": -2.0}),
     Answer("ä", None, cut=True),
