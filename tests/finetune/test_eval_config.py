@@ -161,3 +161,12 @@ def test_a_schema_that_cannot_be_used_is_refused_before_anything_runs(
     write(private, f"  terms: {{kind: extraction, schema: {name}}}\n")
     (line,) = problems()
     assert told in line
+
+
+def test_labels_are_scored_only_where_an_answer_is_one_label(private: Path) -> None:
+    write(private, "  terms: {kind: qa}\n")
+    assert problems("eval.scoring=labels", "eval.batch_tokens=0") == [
+        "eval.batch_tokens=0 must be above 0 and finite",
+        "eval.scoring=labels chooses one label a row, which eval.tasks.terms.kind=qa has not; "
+        "use eval.scoring=generate",
+    ]
