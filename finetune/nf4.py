@@ -37,9 +37,21 @@ def weight_of(layer: Any) -> Tensor:
     """What a plain or a 4-bit linear layer multiplies with; shape [out, in]."""
     weight: Tensor = layer.weight
     state = getattr(weight, "quant_state", None)
-    if state is not None:
-        weight = bnb.dequantize_4bit(weight.data, state)
-    return weight
+    if state is None:
+        return weight
+    kept = kept_weight(layer, state.dtype)
+    return bnb.dequantize_4bit(weight.data, state) if kept is None else kept
+
+
+def keep_weight(layer: Any) -> None:
+    """Dequantise the weight of a 4-bit layer for good: it stands beside the packed one, until that is replaced."""
+    layer.weight.quant_state.kept = weight_of(layer)
+
+
+def kept_weight(layer: Any, dtype: torch.dtype) -> Tensor | None:
+    """What `keep_weight` left of a layer; None where there is none, or not in this precision."""
+    kept: Tensor | None = getattr(getattr(layer.weight, "quant_state", None), "kept", None)
+    return kept if kept is not None and kept.dtype is dtype else None
 
 
 class Shelf:

@@ -14,7 +14,7 @@ from finetune.dataset import TrainingRows
 from finetune.dora import start_at_the_base, use_exact_dora
 from finetune.exact_trainer import ExactTrainer
 from finetune.fused import fuse_step
-from finetune.fused.lora import cast_inputs
+from finetune.fused.lora import cast_inputs, keep_weights
 from finetune.loss import score_trained_positions_only
 from finetune.methods import lora_config, require_targets
 from finetune.model import Loaded
@@ -49,6 +49,7 @@ def make_trainer(
     trainer.remove_callback(PrinterCallback)  # RunLog says the same in plain lines
     if hardware.device is Device.cpu:
         cast_inputs(trainer.model, False)
+        keep_weights(trainer.model)
     # TRL casts LoRA to bf16 on a quantised base and a resumed run to fp32: one precision for both
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:

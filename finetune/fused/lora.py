@@ -14,8 +14,12 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.bnb import Linear4bit
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn.functional import linear
 
-from finetune.nf4 import weight_of
+from finetune.nf4 import keep_weight, kept_weight, weight_of
+
+KEPT_BYTES = 2**30
+"""Of weights in bf16 that a CPU keeps beside the 4-bit ones, all layers together; a larger model keeps none."""
 
 
 class LowRankLinear(Function):
@@ -26,8 +30,9 @@ class LowRankLinear(Function):
         ctx: Any, x: Tensor, z: Tensor, down: Tensor, up: Tensor, frozen: tuple[Any, float]
     ) -> Tensor:
         """`frozen` are the layer of W and its bias, plain or in 4 bits, and scaling; `down` is A, `up` is B."""
-        layer, scaling = frozen
-        out: Tensor = layer(x)
+        (layer, scaling), down, up = frozen, down.to(x.dtype), up.to(x.dtype)
+        kept = kept_weight(layer, x.dtype)
+        out: Tensor = layer(x) if kept is None else linear(x, kept, layer.bias)
         inner = z.flatten(0, -2) @ down.t()
         out.view(-1, out.shape[-1]).addmm_(inner, up.t(), alpha=scaling)
         ctx.save_for_backward(z, inner, down, up)
@@ -68,9 +73,10 @@ def _fused(layer: Any, x: Tensor) -> Tensor | None:
         return None
     down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
     if torch.is_autocast_enabled(device):
-        precision = torch.get_autocast_dtype(device)
-        down, up = down.to(precision), up.to(precision)
-    if not x.dtype == down.dtype == up.dtype:
+        known = x.dtype is torch.get_autocast_dtype(device)
+    else:
+        known = x.dtype == down.dtype == up.dtype
+    if not known:
         return None
     frozen = layer.base_layer, layer.scaling[name]
     out: Tensor = LowRankLinear.apply(x, layer.lora_dropout[name](x), down, up, frozen)
@@ -96,6 +102,17 @@ def fuse_lora(network: Any) -> None:
     """Let every LoRA layer of this network compute in one node."""
     for module in network.modules():
         module.__class__ = FUSED.get(type(module), type(module))
+
+
+def keep_weights(network: Any, deeper: float = 1.0) -> None:
+    """Dequantise the 4-bit weights below adapters once instead of twice a step, where a model is small: same values.
+
+    `deeper`: how many times as many layers the model has of which `network` is a shallow copy.
+    """
+    layers = [module.base_layer for module in network.modules() if type(module) is FusedLinear4bit]
+    if deeper * sum(2 * layer.in_features * layer.out_features for layer in layers) <= KEPT_BYTES:
+        for layer in layers:
+            keep_weight(layer)
 
 
 def cast_inputs(network: Any, cast: bool) -> None:

@@ -49,6 +49,8 @@ def hold_weights(tracker: MemoryTracker, network: Any) -> None:
             tracker.hold(state.absmax, "quantisation scales")
             if state.nested:
                 tracker.hold(state.state2.absmax, "quantisation scales")
+            if hasattr(state, "kept"):
+                tracker.hold(state.kept, "dequantised weights")
     for buffer in network.buffers():
         tracker.hold(buffer, "other weights")
 

@@ -13,7 +13,7 @@ from finetune.config.plan import Device
 from finetune.config.schema import Checkpointing, LoraSettings
 from finetune.dora import magnitudes_without_content, use_exact_dora
 from finetune.fused import fuse_step
-from finetune.fused.lora import cast_inputs
+from finetune.fused.lora import cast_inputs, keep_weights
 from finetune.methods import lora_config
 from finetune.plan.experts import grouped_experts, unstack_experts
 from finetune.plan.kernels import FusedNorm, flash_attention, fused_attention
@@ -171,6 +171,9 @@ def give_fake_weights(network: Any, settings: Settings) -> None:
         for key, buffer in list(module._buffers.items()):
             if buffer is not None:
                 module._buffers[key] = torch.empty(buffer.shape, dtype=buffer.dtype)
+    if settings.fused and settings.device is Device.cpu:
+        depth = settings.architecture["num_hidden_layers"]
+        keep_weights(network, depth / network.config.get_text_config().num_hidden_layers)
 
 
 def _fake(name: str, old: nn.Parameter, settings: Settings) -> nn.Parameter:

@@ -18,10 +18,11 @@ from trl.kernels.chunked_logprob import ChunkedLogProbFunction
 from finetune.config.plan import Device
 from finetune.fused import fuse_step
 from finetune.fused.attention import NAME, attend
-from finetune.fused.lora import FusedLinear4bit, LowRankLinear, fuse_lora
+from finetune.fused.lora import KEPT_BYTES, FusedLinear4bit, LowRankLinear, fuse_lora, keep_weights
 from finetune.fused.norm import RMSNorm, fuse_norms
 from finetune.loss import LogProbability
 from finetune.model import prepare_libraries
+from finetune.nf4 import kept_weight, weight_of
 
 EXACT = {torch.float32: 2e-6, torch.float64: 1e-12}
 
@@ -116,6 +117,24 @@ def test_what_the_fused_layer_does_not_know_stays_pefts() -> None:
         assert torch.equal(plain(x), plain.base_model.model.inner.base_layer(x))
     with torch.no_grad():  # fp32 factors outside of autocast: PEFT casts there
         assert plain(x).dtype is torch.bfloat16
+
+
+def test_a_kept_weight_changes_no_bit_and_a_large_model_keeps_none() -> None:
+    network, x = adapted(quantised(), 0.0), torch.randn(3, 5, 64).bfloat16()
+    fuse_lora(network)
+    wanted, layer = step(network, x, autocast=True), network.base_model.model.inner.base_layer
+    keep_weights(network, deeper=KEPT_BYTES / (2 * 64 * 48) + 1)
+    assert kept_weight(layer, torch.bfloat16) is None
+    keep_weights(network)
+    kept = kept_weight(layer, torch.bfloat16)
+    assert kept is not None
+    assert kept.shape == (48, 64)
+    assert all(map(torch.equal, step(network, x, autocast=True), wanted))
+    kept.zero_()  # it is what the layer multiplies with
+    assert step(network, x, autocast=True)[1].norm() < wanted[1].norm()
+    layer.weight.quant_state.dtype = torch.float32  # another precision is dequantised anew
+    assert weight_of(layer).dtype is torch.float32
+    assert weight_of(layer).any()
 
 
 def masks(rows: int, tokens: int) -> dict[str, torch.Tensor | None]:

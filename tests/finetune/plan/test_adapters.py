@@ -73,6 +73,22 @@ def test_dora_is_simulated_in_evaluation_too() -> None:
     assert dora > plain
 
 
+def test_a_cpu_keeps_the_weights_of_a_small_model_dequantised_and_of_a_large_one_none() -> None:
+    def kept(**change: Any) -> int:
+        settings = replace(STEP, fused=True, **change)
+        return simulate(settings).static["dequantised weights"]
+
+    static = simulate(STEP).static
+    assert kept() == 4 * static["quantised weights"]  # two bytes a weight instead of half a one
+    assert kept(device=Device.cuda) == 0
+    wide = {**LLAMA, "hidden_size": 2048, "intermediate_size": 2048}
+    weights = 2048 * (
+        2048 + 1024 + 1024 + 2048 + 3 * 2048
+    )  # of a layer: 48 MiB in bf16, 21 of them below 1 GiB
+    for layers, wanted in ((21, 21 * 2 * weights), (22, 0)):
+        assert kept(architecture={**wide, "num_hidden_layers": layers}) == wanted
+
+
 METHODS = {
     "dora": (LoraSettings(rank=4, dora=True), {"dora": True}),
     "dora, dropout": (LoraSettings(rank=4, dora=True, dropout=0.1), {"dora": True, "dropout": True}),
