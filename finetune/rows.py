@@ -2,7 +2,7 @@
 
 import json
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +29,26 @@ def document_of(row: Mapping[str, Any]) -> str:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """All rows of train|val|test.jsonl. Raises DataError with file and line."""
     rows = []
+    for place, row in json_lines(path):
+        check_row(row, place)
+        rows.append(row)
+    return rows
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a .jsonl file, each with its place `file:line`. Raises DataError that never tells the content."""
     with path.open(encoding="utf-8") as stream:
         for number, line in enumerate(stream, 1):
+            place = f"{path}:{number}"
             try:
-                row = json.loads(line)
+                found = json.loads(line)
             except ValueError as error:
                 raise DataError(
-                    f"{path}:{number}: not JSON ({type(error).__name__}, {len(line)} characters)"
+                    f"{place}: not JSON ({type(error).__name__}, {len(line)} characters)"
                 ) from None
-            if not isinstance(row, dict):
-                raise DataError(f"{path}:{number}: {type(row).__name__} instead of an object")
-            check_row(row, f"{path}:{number}")
-            rows.append(row)
-    return rows
+            if not isinstance(found, dict):
+                raise DataError(f"{place}: {type(found).__name__} instead of an object")
+            yield place, found
 
 
 def repeats(

@@ -1,6 +1,5 @@
 """The suites of general abilities: their files, their items, their prompts."""
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from eval.forgetting.instructions import ARGUMENTS, CHECKS
 from finetune.config.eval import ForgettingConfig, Suite
 from finetune.errors import DataError
+from finetune.rows import json_lines
 
 LETTERS = "ABCDEFGHIJKLMNOP"
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
@@ -102,18 +102,7 @@ def _records(path: Path, own: bool) -> Iterator[tuple[str, Record]]:
         listed = yaml.safe_load(path.read_text(encoding="utf-8"))
         yield from ((f"{path}: item {number}", record) for number, record in enumerate(listed, 1))
         return
-    with path.open(encoding="utf-8") as stream:
-        for number, line in enumerate(stream, 1):
-            place = f"{path}:{number}"
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise DataError(
-                    f"{place}: not JSON ({type(error).__name__}, {len(line)} characters)"
-                ) from None
-            if not isinstance(record, dict):
-                raise DataError(f"{place}: {type(record).__name__} instead of an object")
-            yield place, record
+    yield from json_lines(path)
 
 
 def _field(place: str, record: Record, name: str, kind: type) -> Any:
