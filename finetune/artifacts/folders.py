@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -185,8 +186,14 @@ def open_run(paths: PathsConfig, stage: str, name: str, run: str) -> Artifact:
         manifest.code.get("source") != provenance.code()["source"]
         or manifest.versions != provenance.versions()
     ):
-        say(f"note: {folder} was made by other code or library versions than today's")
+        _note_once(folder)
     return artifact
+
+
+@cache
+def _note_once(folder: Path) -> None:
+    """Say it the first time that a process opens the folder."""
+    say(f"note: {folder} was made by other code or library versions than today's")
 
 
 def open_input(paths: PathsConfig, artifact: Artifact, key: str) -> Artifact:
