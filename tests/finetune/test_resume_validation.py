@@ -68,7 +68,7 @@ def asked(number: int) -> Callable[[], None]:
             2,
             4,
         ),  # before the first batch of the one that ends the run
-        ("match", (generate, "_generate"), 1, 2),
+        ("match", (generate, "greedy_batch"), 1, 2),
         ("match", (validating, "exact_match"), 2, 4),  # after the last step
     ],
 )
@@ -157,7 +157,7 @@ def short(module: str, function: str, times: int) -> str:
     return code.replace("TIMES", str(times))
 
 
-@pytest.mark.parametrize(("name", "place"), [("loss", "validation._padded"), ("match", "generate._generate")])
+@pytest.mark.parametrize(("name", "place"), [("loss", "validation._padded"), ("match", "generate.greedy_batch")])
 def test_a_validation_that_does_not_fit_halves_its_batch_and_gives_the_same_numbers(
     name: str, place: str, house: House
 ) -> None:
