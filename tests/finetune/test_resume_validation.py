@@ -157,7 +157,9 @@ def short(module: str, function: str, times: int) -> str:
     return code.replace("TIMES", str(times))
 
 
-@pytest.mark.parametrize(("name", "place"), [("loss", "validation._padded"), ("match", "generate.greedy_batch")])
+@pytest.mark.parametrize(
+    ("name", "place"), [("loss", "validation._padded"), ("match", "generate.greedy_batch")]
+)
 def test_a_validation_that_does_not_fit_halves_its_batch_and_gives_the_same_numbers(
     name: str, place: str, house: House
 ) -> None:
