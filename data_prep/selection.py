@@ -42,14 +42,15 @@ def lost_fraction(items: Iterable[Item]) -> float:
 
 
 def lost_documents(items: Iterable[Item]) -> tuple[int, int]:
-    """Documents of which nothing is left for other reasons than a setting, and documents of which something is."""
-    kept, lost = set(), set()
+    """Documents of which nothing is left for other reasons than a setting, and documents of which something is.
+
+    A document with one passage that is lost and others that were not sampled is neither.
+    """
+    kept, lost, spared = set(), set(), set()
     for item in items:
-        if not item.reason:
-            kept.add(item.whole)
-        elif item.lost:
-            lost.add(item.whole)
-    return len(lost - kept), len(kept)
+        side = (lost if item.lost else spared) if item.reason else kept
+        side.add(item.whole)
+    return len(lost - kept - spared), len(kept)
 
 
 def reasons(items: Iterable[Item]) -> dict[str, int]:
