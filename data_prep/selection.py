@@ -7,6 +7,7 @@ from data_prep.corpus import Corpus
 from data_prep.duplicates import drop_exact
 from data_prep.items import Item
 from data_prep.labels import drop_contradictions, drop_others, drop_rare
+from data_prep.rows import Origin
 from finetune.config.data import DataConfig, RowForm
 from finetune.errors import DataError, RefusedError
 
@@ -46,7 +47,7 @@ def lost_documents(items: Iterable[Item]) -> tuple[int, int]:
 
     A document with one passage that is lost and others that were not sampled is neither.
     """
-    kept, lost, spared = set(), set(), set()
+    kept, lost, spared = set[Origin](), set[Origin](), set[Origin]()
     for item in items:
         side = (lost if item.lost else spared) if item.reason else kept
         side.add(item.whole)
