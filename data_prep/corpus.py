@@ -1,6 +1,5 @@
 """Everything a source holds, read and normalised by all cores: items in memory, texts and shingles on disk."""
 
-import hashlib
 import json
 import os
 from bisect import bisect_right
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.contamination import References
-from data_prep.items import Item, Note, unit_of
+from data_prep.items import Item, Note, digest, held, unit_of
 from data_prep.normalise import folded
 from data_prep.parallel import mapped
 from data_prep.passages import Cutting, passages
@@ -29,8 +28,6 @@ from finetune.console import counted
 BATCH_CHARS = 2_000_000
 """Documents are handed to a worker by about so many characters at a time."""
 BATCH_DOCUMENTS = 1000
-LONGEST_LABEL = 80
-"""A longer target is free text, which memory holds by its digest."""
 REPEATS = "repeats a held-out text"
 
 
@@ -178,10 +175,10 @@ def _line(passage: Passage) -> bytes:
 
 
 def _items(document: Document, cut: Cutting, form: RowForm) -> Iterator[Item]:
-    texts = keys = [_digest(folded(passage.text)) for passage in cut.passages]
+    texts = keys = [digest(folded(passage.text)) for passage in cut.passages]
     if form is RowForm.extract:  # windows are copies where their documents are
-        whole = _digest(*(key.hex() for key in keys))
-        keys = [_digest(whole.hex(), str(number)) for number in range(len(keys))]
+        whole = digest(*(key.hex() for key in keys))
+        keys = [digest(whole.hex(), str(number)) for number in range(len(keys))]
     for text, key, passage in zip(texts, keys, cut.passages, strict=True):
         origin = document.origin
         if form is not RowForm.whole:
@@ -197,8 +194,8 @@ def _items(document: Document, cut: Cutting, form: RowForm) -> Iterator[Item]:
             language=document.language,
             labels=_labels(passage, form),
             text=text,
-            key=_digest(key.hex(), *questions) if any(questions) else key,
-            answers=_digest(*(json.dumps(_unordered(ask.target)) for ask in passage.asks)),
+            key=digest(key.hex(), *questions) if any(questions) else key,
+            answers=digest(*(json.dumps(_unordered(ask.target)) for ask in passage.asks)),
             extractor=document.extractor,
         )
 
@@ -213,17 +210,11 @@ def _labels(passage: Passage, form: RowForm) -> tuple[str, ...]:
     found: list[str] = []
     for ask in passage.asks:
         found += [ask.target] if isinstance(ask.target, str) else ask.target
-    return tuple(
-        label if len(label) <= LONGEST_LABEL else _digest(label).hex() for label in dict.fromkeys(found)
-    )
+    return tuple(map(held, dict.fromkeys(found)))
 
 
 def _unordered(target: Target) -> Target:
     return target if isinstance(target, str) else sorted(target)
-
-
-def _digest(*parts: str) -> bytes:
-    return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=16).digest()
 
 
 def _refuse_repeats(

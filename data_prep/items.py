@@ -1,9 +1,13 @@
 """What memory holds of every passage that was read, and what is decided about it."""
 
+import hashlib
 from dataclasses import dataclass
 
 from data_prep.rows import Origin
 from finetune.config.data import RowForm
+
+LONGEST_LABEL = 80
+"""A longer target is free text, which memory holds by its digest."""
 
 
 @dataclass(slots=True)
@@ -40,6 +44,16 @@ class Item:
     def drop(self, reason: str, lost: bool = True) -> None:
         """Set why it becomes no row."""
         self.reason, self.lost = reason, lost
+
+
+def digest(*parts: str) -> bytes:
+    """16 bytes that stand for the texts."""
+    return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=16).digest()
+
+
+def held(label: str) -> str:
+    """A label as `Item.labels` holds it."""
+    return label if len(label) <= LONGEST_LABEL else digest(label).hex()
 
 
 def unit_of(item: Item, form: RowForm) -> Origin:

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from data_prep.items import Item, unit_of
+from data_prep.items import Item, held, unit_of
 from finetune.config.data import RowForm
-from finetune.errors import DataError
+from finetune.errors import ConfigError, DataError
 
 CONTRADICTION = "equal text, different targets"
 NOT_ASKED = "label outside data.only_labels"
@@ -34,9 +34,14 @@ def drop_contradictions(items: Sequence[Item], form: RowForm) -> None:
 
 
 def drop_others(items: Sequence[Item], only: Sequence[str]) -> None:
-    """Leave out the rows with a target that is not asked for."""
+    """Leave out the rows with a target that is not asked for. Raises ConfigError where one asked for has no row."""
+    known = {label for item in items for label in item.labels}
+    for label in only:
+        if held(label) not in known:
+            raise ConfigError(f"data.only_labels has {label!r}, which no row has; correct it, or remove it")
+    wanted = set(map(held, only))
     for item in items:
-        if not item.reason and not set(only).issuperset(item.labels):
+        if not item.reason and not wanted.issuperset(item.labels):
             item.drop(NOT_ASKED, lost=False)
 
 

@@ -153,6 +153,8 @@ def _form(data: DataConfig) -> Iterator[str]:
             f"data.form={data.form.name} needs marked passages; use data.source.kind=cuad, or "
             "data.source.kind=documents with quote_field"
         )
+    if data.form is RowForm.extract and data.only_labels is not None:
+        yield "data.only_labels leaves out rows, and data.form=extract asks for every label; set data.labels instead"
 
 
 def _limits(limits: LimitsConfig) -> Iterator[str]:

@@ -13,7 +13,7 @@ from data_prep.prepare import prepare
 from finetune.artifacts import Artifact
 from finetune.config.data import ContaminationConfig, NearDuplicateConfig
 from finetune.config.schema import RunConfig
-from finetune.errors import DataError, RefusedError
+from finetune.errors import ConfigError, DataError, RefusedError
 from finetune.rows import read_rows
 
 SIDES = ("train", "val", "test")
@@ -204,6 +204,18 @@ def test_more_lost_than_the_budget_is_refused_and_sampling_is_no_loss(make_run: 
     artifact = prepare(make_run(rows, max_dropped_fraction=0.2, max_rows=6))
     assert artifact.manifest.counts["dropped"] == {"not sampled": 24}
     assert artifact.manifest.counts["rows"] == 6
+
+
+def test_only_the_rows_of_some_labels_are_kept_and_that_is_no_loss(make_run: MakeRun, rows: Rows) -> None:
+    long = "obligations of the tenant that stand beside the rent and are" + " settled" * 5
+    for row in rows[:9]:
+        row["target"] = long
+    kept = sum(row["target"] in ("rent", long) for row in rows)
+    artifact = prepare(make_run(rows, only_labels=["rent", long], max_dropped_fraction=0.0))
+    assert artifact.manifest.counts["dropped"] == {"label outside data.only_labels": len(rows) - kept}
+    assert artifact.manifest.counts["rows"] == kept
+    with pytest.raises(ConfigError, match="data.only_labels has 'rend', which no row has"):
+        prepare(make_run(rows, only_labels=["rend"]))
 
 
 def test_a_target_outside_the_set_names_its_line_and_not_its_content(make_run: MakeRun, rows: Rows) -> None:

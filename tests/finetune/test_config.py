@@ -158,6 +158,9 @@ def test_a_question_beside_a_quote_is_refused(private: Path) -> None:
     settings = [f"data.source.{name}={value}" for name, value in fields.items()]
     settings += ["data.source.kind=documents", "data.form=extract", "data.prompt='{text} {question}'"]
     load([TABLE, *settings])
+    assert problems(TABLE, *settings, "data.only_labels=[x]") == [
+        "data.only_labels leaves out rows, and data.form=extract asks for every label; set data.labels instead"
+    ]
     assert problems(TABLE, *settings, "data.source.question_field=x") == [
         "data.source.question_field has no use beside data.source.quote_field: what is asked is the label; "
         "remove one of them"
