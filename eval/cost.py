@@ -13,7 +13,6 @@ At the user's prices alone: what lacks one is None and `missing` names the setti
   answer there is no such volume, however many servers: each costs more than the API for what it answers
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
@@ -23,6 +22,7 @@ from finetune.artifacts import Artifact
 from finetune.config.eval import CostsConfig
 from finetune.config.plan import Device, HardwareConfig
 from finetune.generate import Answer
+from finetune.rows import json_lines
 
 HOUR_S = 3600
 ITEMS = 1000
@@ -58,8 +58,8 @@ def seconds_of(answers: Sequence[Answer]) -> float | None:
 def training_seconds(adapter: Artifact) -> float:
     """Seconds of all sessions of the run: the log counts on after a kill, the manifest has the last session alone."""
     path = adapter.path("log.jsonl")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    logged = [float(json.loads(line).get("seconds") or 0.0) for line in lines]
+    rows = json_lines(path) if path.is_file() else ()
+    logged = [float(row.get("seconds") or 0.0) for _, row in rows]
     return max([adapter.manifest.seconds, *logged])
 
 

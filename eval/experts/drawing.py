@@ -1,7 +1,6 @@
 """Which rows experts see, and on which side each arm's answer stands: nobody without the key can tell."""
 
 import hmac
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from finetune.artifacts import Artifact
 from finetune.chat import render_answer
 from finetune.config.eval import TaskKind
 from finetune.errors import ConfigError, DataError
-from finetune.rows import read_rows
+from finetune.rows import json_lines
 
 Lot = Callable[[str, str], bytes]
 """A purpose and a row's id to bytes that nobody without the key can foresee."""
@@ -139,8 +138,8 @@ def _item(
 
 
 def _predictions(report: Artifact, arm: str, task: str) -> list[Prediction]:
-    lines = report.path(f"predictions_{arm}.jsonl").read_text(encoding="utf-8").splitlines()
-    return [row for row in map(json.loads, lines) if row["task"] == task]
+    lines = json_lines(report.path(f"predictions_{arm}.jsonl"))
+    return [Prediction(**row) for _, row in lines if row["task"] == task]  # type: ignore[typeddict-item]
 
 
 def _key(row: Mapping[str, Any], kind: TaskKind) -> tuple[str, ...]:
@@ -170,8 +169,3 @@ def _turns(messages: Sequence[Mapping[str, str]]) -> str:
     return "\n\n".join(
         f"{turn['role']}: {turn['content']}" if named else turn["content"] for turn in messages
     )
-
-
-def read_tests(data: Artifact) -> list[dict[str, Any]]:
-    """The rows that the report is about."""
-    return read_rows(data.path("test.jsonl"))

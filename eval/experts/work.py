@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.arms import ADAPTER
-from eval.experts.drawing import draw, lot, read_sides, read_tests
+from eval.experts.drawing import draw, lot, read_sides
 from eval.experts.returned import Judgement, files_of, judged, read_lines, sheet_of
 from eval.experts.scoring import detectable_win_rate, score, unblinded
 from eval.experts.sheet import KEY, write_sheet
@@ -17,6 +17,7 @@ from finetune.artifacts.key import private_key
 from finetune.config import RunConfig, recorded
 from finetune.config.eval import EvalConfig
 from finetune.errors import ConfigError
+from finetune.rows import read_rows
 
 SCORES, JUDGEMENTS = "review.json", "judgements.jsonl"
 
@@ -31,7 +32,7 @@ def make_sheet(run: RunConfig, report: Artifact) -> Artifact:
             config, against = _eval_of(report), run.review.against
             sides = read_sides(report, against, config.primary, config.tasks[config.primary].kind)
             lots = lot(private_key(run.paths), report.manifest.content)
-            drawn = draw(sides, read_tests(data), run.review.rows, lots)
+            drawn = draw(sides, read_rows(data.path("test.jsonl")), run.review.rows, lots)
             about = {"report": report.manifest.run, "task": config.primary}
             write_sheet(output, drawn, {**about, "against": against, "adapter": ADAPTER})
             output.counts |= {"detectable_win_rate": detectable_win_rate(drawn.groups(), config)}

@@ -4,14 +4,18 @@ import csv
 import io
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from eval.experts import drawing
-from eval.experts.drawing import Drawn, Sides, answer_text, draw, lot
+from eval.experts.drawing import Drawn, Sides, answer_text, draw, lot, read_sides
 from eval.experts.sheet import form, table
+from finetune import artifacts
+from finetune.artifacts import Spec
 from finetune.config.eval import TaskKind
+from finetune.config.schema import PathsConfig
 from finetune.errors import DataError
 
 KEY = bytes(32)
@@ -44,6 +48,17 @@ def test_rows_that_differ_are_drawn_each_as_likely_as_any_other(make: Any) -> No
         for item in drawn.items:
             counts[item.row] += 1
     assert all(abs(count - 100) < 35 for count in counts.values())
+
+
+def test_an_answer_may_hold_any_letter_that_ends_a_line_elsewhere(make: Any, tmp_path: Path) -> None:
+    root = str(tmp_path)
+    with artifacts.writing(
+        PathsConfig(root, root, root), Spec("report", 1, "toy", {}, {}), move_current=True
+    ) as output:
+        for arm in ("base", "adapter"):
+            output.write_jsonl(f"predictions_{arm}.jsonl", make(["g"], ["two\u2028lines\x85"], arm=arm))
+    found = read_sides(output.made(), "base", "label", CLASS)
+    assert [row["raw"] for row in (*found.a, *found.b)] == ["two\u2028lines\x85"] * 2
 
 
 def test_more_rows_go_on_where_fewer_ended(make: Any) -> None:
