@@ -31,6 +31,8 @@ Prompts = list[list[int]]
 class Answered:
     """What the model arms answered, by arm, and what there is to count of it."""
 
+    prompts: Prompts
+    """Of the test rows, without examples."""
     answers: dict[str, list[Answer]] = field(default_factory=dict)
     counts: dict[str, Any] = field(default_factory=dict)
 
@@ -76,11 +78,11 @@ def models(loaded: Loaded, answering: Answering, train: Rows, test: Rows) -> Ans
 
     One process, one set of 4-bit weights, the same rows and batches: only adapter and prompt differ.
     """
-    config, found = answering.config, Answered()
-    asked = names(config)
+    config, asked = answering.config, names(answering.config)
     if config.scoring is Scoring.generate:
         _require_room(loaded, test, config.max_new_tokens)
-    prompts = dict.fromkeys(ZERO_SHOT, [loaded.renderer.prompt_ids(row["messages"]) for row in test])
+    found = Answered([loaded.renderer.prompt_ids(row["messages"]) for row in test])
+    prompts = dict.fromkeys(ZERO_SHOT, found.prompts)
     if set(WITH_EXAMPLES) & set(asked):
         few, found.counts["examples"] = few_shot_prompts(loaded, config, train, test)
         prompts |= dict.fromkeys(WITH_EXAMPLES, few)

@@ -8,7 +8,7 @@ from eval.answer_cache import AnswerCache
 from eval.answers import Answering, make_answering
 from eval.arms import Answered, Rows
 from eval.cost import cost, measured, seconds_of
-from eval.inputs import Inputs, require_usable
+from eval.inputs import Inputs, require_unseen, require_usable
 from eval.report import page, summary
 from eval.report.answered import answered
 from eval.report.examples import pick
@@ -26,10 +26,12 @@ class Evaluated:
 
     train: Rows
     test: Rows
+    vocabulary: frozenset[str]
     loaded: Loaded
     answering: Answering
     models: Answered
-    floors: dict[str, list[Answer]]
+    answers: dict[str, list[Answer]]
+    """Of all arms, the floors among them."""
     predictions: summary.ArmPredictions
 
 
@@ -51,33 +53,34 @@ def evaluate(run: RunConfig, tasks: list[Task], inputs: Inputs, output: Output) 
 def _answer(run: RunConfig, tasks: list[Task], inputs: Inputs) -> Evaluated:
     train, test = inputs.rows("train"), inputs.rows("test")
     say(f"{summary.foreseen(test, run.eval)}; the floors learn from {len(train)} rows")
+    require_unseen(run, inputs, train, test)
     require_usable(tasks, test)
     floors = arms.floors(run.eval, train, test)
     loaded = inputs.load(run.hardware)
     cache = AnswerCache.of(run.paths, run.name)
-    answering = make_answering(run.eval, cache, loaded.renderer, test, inputs.vocabulary(train))
+    vocabulary = inputs.vocabulary(train)
+    answering = make_answering(run.eval, cache, loaded.renderer, test, vocabulary)
     models = arms.models(loaded, answering, train, test)
-    predictions = predict_all(tasks, test, {**models.answers, **floors})
-    return Evaluated(train, test, loaded, answering, models, floors, predictions)
+    answers = {**models.answers, **floors}
+    predictions = predict_all(tasks, test, answers)
+    return Evaluated(train, test, vocabulary, loaded, answering, models, answers, predictions)
 
 
 def _report(run: RunConfig, tasks: list[Task], inputs: Inputs, found: Evaluated) -> dict[str, Any]:
     """The content of report.json, section by section; the gate reads the others."""
-    vocabulary, has_labels = inputs.vocabulary(found.train), inputs.has_label_set()
-    answers = (found.test, {**found.models.answers, **found.floors})
-    report = summary.summarise(tasks, found.predictions, vocabulary, run.eval)
-    report |= lost.sections(tasks, found.predictions, report["arms"], answers, run.eval, has_labels)
+    has_labels, asked = inputs.has_label_set(), (found.test, found.answers)
+    report = summary.summarise(tasks, found.predictions, found.vocabulary, run.eval)
+    report |= lost.sections(tasks, found.predictions, report["arms"], asked, run.eval, has_labels)
     report["forgetting"] = forgetting.measure(found.loaded, found.answering.generate, run.eval, run.paths)
-    report |= answered(tasks, found.predictions, vocabulary, run.eval, has_labels)
+    report |= answered(tasks, found.predictions, found.vocabulary, run.eval, has_labels)
     report["cost"] = _cost(run, inputs, found)
     report["gate"] = gate.judge(report, run.eval)
     return report
 
 
 def _cost(run: RunConfig, inputs: Inputs, found: Evaluated) -> dict[str, Any]:
-    prompts = [found.loaded.renderer.prompt_ids(row["messages"]) for row in found.test]
     seconds = {arm: seconds_of(answers) for arm, answers in found.models.answers.items()}
-    own = measured(found.models.answers[arms.ADAPTER], prompts)
+    own = measured(found.models.answers[arms.ADAPTER], found.models.prompts)
     return cost(inputs.adapter, seconds, own, run.hardware, run.eval.costs)
 
 

@@ -1,7 +1,7 @@
 """What an evaluation reads: an adapter, the data and the base that made it."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,9 +88,17 @@ def open_inputs(run: RunConfig) -> Inputs:
         data = artifacts.open_input(run.paths, adapter, "data")
     pinned = artifacts.open_input(run.paths, adapter, "base")
     champion = _champion(run, adapter) if run.eval.against else None
-    for trained in filter(None, (adapter, champion)):
-        _require_unseen(run, trained, data)
     return Inputs(adapter, data, pinned, trained_on(run.paths, adapter, pinned).read, champion)
+
+
+def require_unseen(
+    run: RunConfig, inputs: Inputs, train: Sequence[Mapping[str, Any]], test: Sequence[Mapping[str, Any]]
+) -> None:
+    """Raise RefusedError where an adapter was trained on a question, document or group of the test rows."""
+    for adapter in filter(None, (inputs.adapter, inputs.champion)):
+        for seen in _trained_on(run, adapter):
+            same = seen.folder == inputs.data.folder
+            _require_apart(adapter, seen, train if same else read_rows(seen.path("train.jsonl")), test)
 
 
 def require_usable(tasks: Sequence[Task], test: Sequence[Mapping[str, Any]]) -> None:
@@ -135,20 +143,27 @@ def _champion(run: RunConfig, adapter: Artifact) -> Artifact:
     return found
 
 
-def _require_unseen(run: RunConfig, adapter: Artifact, data: Artifact) -> None:
-    """Raise RefusedError where an adapter was trained on a question, document or group of today's test rows."""
-    test, found = read_rows(data.path("test.jsonl")), adapter.manifest
-    sets = [key for key in found.inputs if key.startswith("mixed_")]
+def _trained_on(run: RunConfig, adapter: Artifact) -> Iterator[Artifact]:
+    """The data sets whose training rows an adapter learned from."""
+    found = adapter.manifest
+    keys = [key for key in found.inputs if key.startswith("mixed_")]
     if not found.config["train"].get("mix") or found.inputs["data"]["name"] in found.config["train"]["mix"]:
-        sets.append("data")
-    for key in sets:
-        seen = artifacts.open_input(run.paths, adapter, key)
-        rows = read_rows(seen.path("train.jsonl"))
-        asked, documents = repeats(rows, test)
-        if asked or documents:
-            raise RefusedError(
-                f"adapter {found.name}/{found.run} was trained on {len({*asked, *documents})} of {len(rows)} rows of "
-                f"{seen.manifest.name}/{seen.manifest.run} that repeat the test set ({len(asked)} ask what one of its "
-                f"{len(test)} rows asks, {len(documents)} are of their documents or groups); evaluate on rows that it "
-                "never saw, or train again without these"
-            )
+        keys.append("data")
+    for key in keys:
+        yield artifacts.open_input(run.paths, adapter, key)
+
+
+def _require_apart(
+    adapter: Artifact,
+    seen: Artifact,
+    rows: Sequence[Mapping[str, Any]],
+    test: Sequence[Mapping[str, Any]],
+) -> None:
+    asked, documents = repeats(rows, test)
+    if asked or documents:
+        raise RefusedError(
+            f"adapter {adapter.manifest.name}/{adapter.manifest.run} was trained on {len({*asked, *documents})} of "
+            f"{len(rows)} rows of {seen.manifest.name}/{seen.manifest.run} that repeat the test set ({len(asked)} ask "
+            f"what one of its {len(test)} rows asks, {len(documents)} are of their documents or groups); evaluate on "
+            "rows that it never saw, or train again without these"
+        )

@@ -63,12 +63,12 @@ def with_examples(
     `fits` says of (tokens of the prompt, tokens of the examples) whether they may be so many; until it does, the
     weakest example is dropped.
     """
-    plain = len(renderer.prompt_ids(row["messages"]))
+    plain = renderer.prompt_ids(row["messages"])
     for shown in range(len(examples), 0, -1):
         ids = renderer.prompt_ids(_conversation(row, examples[:shown]))
-        if fits(len(ids), len(ids) - plain):
+        if fits(len(ids), len(ids) - len(plain)):
             return Shots(ids, shown, len(examples) - shown)
-    return Shots(renderer.prompt_ids(row["messages"]), 0, len(examples))
+    return Shots(plain, 0, len(examples))
 
 
 def _conversation(row: Row, examples: Sequence[Row]) -> list[Message]:

@@ -13,11 +13,11 @@ import torch
 from data_prep.prepare import prepare
 from eval import arms
 from eval.arms import few_shot_prompts, floors, majority, svm
-from eval.inputs import open_inputs
+from eval.inputs import open_inputs, require_unseen
 from finetune.config import load
 from finetune.config.eval import Arm, EvalConfig
 from finetune.config.plan import Device, HardwareConfig
-from finetune.errors import ConfigError, DataError
+from finetune.errors import ConfigError, DataError, RefusedError
 from finetune.generate import Answer
 from finetune.model import CHAMPION, activated
 from finetune.stage import stage
@@ -144,6 +144,23 @@ def test_the_champion_answers_beside_the_adapter_as_it_does_alone(
         assert logits(alone).equal(of_base)
     assert not of_champion.equal(of_adapter)
     assert not of_base.equal(of_adapter)
+
+
+def test_rows_that_an_adapter_was_trained_on_are_no_test_set(
+    two_adapters: tuple[Callable[..., Any], str],
+) -> None:
+    config, other = two_adapters
+    run = config(f"eval.against='{other}'")
+    inputs = open_inputs(run)
+    seen, unseen = inputs.rows("train"), inputs.rows("test")
+    require_unseen(run, inputs, seen, unseen)
+    asked = {**seen[0], "group": "other", "document": "other", "sources": []}
+    told = rf"trained on \d+ of {len(seen)} rows .*\(1 ask what one of its {len(unseen) + 1} rows asks"
+    with pytest.raises(RefusedError, match=told):
+        require_unseen(run, inputs, seen, [*unseen, asked])
+    of_a_group = {**seen[0], "messages": [{"role": "user", "content": "what nobody asked"}]}
+    with pytest.raises(RefusedError, match=r"\(0 ask .* [1-9]\d* are of their documents or groups\)"):
+        require_unseen(run, inputs, seen, [*unseen, of_a_group])
 
 
 def test_a_champion_that_cannot_be_compared_is_refused(
