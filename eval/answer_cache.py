@@ -90,6 +90,7 @@ def machine() -> list[str]:
 
 def _adapter(network: Any) -> str:
     """The digest of the active adapter as it stands in memory: its name says nothing about its weights."""
+    import torch
     from peft import PeftModel, get_peft_model_state_dict
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -104,19 +105,13 @@ def _adapter(network: Any) -> str:
         digest.update(json.dumps(config, sort_keys=True, default=_plain).encode())
         for key, tensor in sorted(state.items()):
             digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(_bytes()).numpy())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
 def _plain(value: Any) -> Any:
     """What JSON has not: PEFT keeps its targets as a set, whose order is another in each process."""
     return sorted(map(str, value)) if isinstance(value, set) else str(value)
-
-
-def _bytes() -> Any:
-    import torch
-
-    return torch.uint8
 
 
 def _digest(answers: Sequence[Answer]) -> str:

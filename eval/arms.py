@@ -15,6 +15,7 @@ from finetune.console import say
 from finetune.errors import DataError, RefusedError
 from finetune.generate import Answer
 from finetune.model import CHAMPION, Loaded, activated
+from finetune.rows import question_of
 
 BASE, FEW_SHOT, ADAPTER, ADAPTER_FEW_SHOT, MAJORITY, SVM = (arm.name for arm in Arm)
 ALL = (BASE, FEW_SHOT, ADAPTER, ADAPTER_FEW_SHOT, CHAMPION, MAJORITY, SVM)
@@ -69,8 +70,8 @@ def svm(train: Rows, test: Rows, seed: int) -> list[Answer]:
         TfidfVectorizer(ngram_range=(1, 2)), TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5))
     )
     classifier = make_pipeline(features, LinearSVC(random_state=seed))
-    classifier.fit([_question(row) for row in train], targets)
-    return [Answer(str(found), None, ()) for found in classifier.predict([_question(row) for row in test])]
+    classifier.fit([question_of(row) for row in train], targets)
+    return [Answer(str(found), None, ()) for found in classifier.predict([question_of(row) for row in test])]
 
 
 def models(loaded: Loaded, answering: Answering, train: Rows, test: Rows) -> Answered:
@@ -104,8 +105,8 @@ def few_shot_prompts(
 
     Examples whose text holds the template's marks, such as <|im_end|>, are never shown: they would end their turn.
     """
-    clean = [row for row in train if not _is_marked(row, list(loaded.renderer.marks.values()))]
-    most = loaded.context_tokens() - config.max_new_tokens
+    clean = [row for row in train if not loaded.renderer.marks_in(_texts(row))]
+    most = (loaded.context_tokens() or math.inf) - config.max_new_tokens
     examples = Examples(clean) if clean else None
     found = [
         with_examples(
@@ -164,10 +165,5 @@ def _require_room(loaded: Loaded, test: Rows, max_new_tokens: int) -> None:
         )
 
 
-def _is_marked(row: Mapping[str, Any], marks: Sequence[str]) -> bool:
-    texts = [*(str(turn["content"]) for turn in row["messages"]), render_answer(row["target"])]
-    return any(mark in text for text in texts for mark in marks)
-
-
-def _question(row: Mapping[str, Any]) -> str:
-    return str(row["messages"][-1]["content"])
+def _texts(row: Mapping[str, Any]) -> list[str]:
+    return [*(str(turn["content"]) for turn in row["messages"]), render_answer(row["target"])]

@@ -10,14 +10,14 @@ from rich.console import Console
 from eval.answers import Answering
 from eval.arms import ADAPTER, BASE
 from eval.inputs import open_inputs
-from eval.own_prompts import around, context_tokens, prompt_ids, read_prompts
+from eval.own_prompts import around, prompt_ids, read_prompts
 from eval.side_by_side import Answered, show, summary
 from finetune.artifacts.atomic import replace_text
 from finetune.config import RunConfig, recorded
 from finetune.config.data import DataConfig
 from finetune.console import complain, say
 from finetune.errors import ConfigError
-from finetune.model import read_renderer
+from finetune.model import context_tokens, read_renderer
 from finetune.stage import stage
 
 
@@ -31,7 +31,7 @@ def ask(run: RunConfig) -> None:
     inputs = open_inputs(run)
     data = recorded(DataConfig, inputs.data.manifest.config["data"])
     asked = read_prompts(run.ask.file, data)
-    context = context_tokens(inputs.weights.folder)
+    context = context_tokens(json.loads((inputs.weights.folder / "config.json").read_text(encoding="utf-8")))
     room = None if context is None else context - run.eval.max_new_tokens
     ids = prompt_ids(asked, read_renderer(inputs.weights.folder, inputs.model()), room)
     say(f"adapter {inputs.adapter.folder}; {around(asked, data)}")

@@ -1,6 +1,5 @@
 """One's own prompts, read from a file or standard input and put as the rows of the data set are."""
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from finetune.chat import Message, Renderer, Target, messages_of
 from finetune.config.data import DataConfig
 from finetune.console import say
 from finetune.errors import ConfigError, DataError
+from finetune.rows import json_object
 
 STDIN, TEXT, ROWS = "-", ".txt", ".jsonl"
 QUESTION = "{question}"
@@ -70,8 +70,7 @@ def prompt_ids(asked: Sequence[Asked], renderer: Renderer, room: int | None) -> 
         if room is not None and len(ids) > room
     ]
     for item in asked:
-        texts = [message["content"] for message in item.messages]
-        marks = [mark for mark in renderer.marks.values() if any(mark in text for text in texts)]
+        marks = renderer.marks_in(message["content"] for message in item.messages)
         if marks:
             problems.append(
                 f"{item.where}: the text holds {', '.join(marks)}, with which the chat template ends or begins turns; "
@@ -80,15 +79,6 @@ def prompt_ids(asked: Sequence[Asked], renderer: Renderer, room: int | None) -> 
     if problems:
         raise DataError(problems)
     return found
-
-
-def context_tokens(folder: Path) -> int | None:
-    """The most tokens that a base was made for; None where its config.json does not say."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    found = config.get("max_position_embeddings") or config.get("text_config", {}).get(
-        "max_position_embeddings"
-    )
-    return int(found) if found else None
 
 
 def _text(file: str, name: str) -> str:
@@ -108,12 +98,7 @@ def _text(file: str, name: str) -> str:
 
 
 def _row(line: str, where: str, data: DataConfig) -> Asked:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not JSON ({type(error).__name__}, {len(line)} characters)") from None
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: {type(row).__name__} instead of an object")
+    row = json_object(line, where)
     if ("prompt" in row) == ("messages" in row):
         raise DataError(
             f"{where}: one of the fields 'prompt' and 'messages' is needed, not {'both' if 'prompt' in row else 'none'}"

@@ -1,7 +1,7 @@
 """The prediction row of the contract, and two arms paired row by row."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 
@@ -67,8 +67,13 @@ def pair(a: Sequence[Prediction], b: Sequence[Prediction]) -> Pairs:
 
 def group_numbers(predictions: Sequence[Prediction]) -> Indices:
     """Each row's group as a number, in order of first appearance, so that opaque names decide nothing."""
+    return numbered(item["group"] for item in predictions)
+
+
+def numbered(names: Iterable[str]) -> Indices:
+    """Each name's number in order of first appearance."""
     numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(item["group"], len(numbers)) for item in predictions], dtype=np.int64)
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], dtype=np.int64)
 
 
 def require_several_answers(rows: Sequence[Prediction]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from finetune.chat import Message, Renderer, render_answer
+from finetune.rows import question_of
 
 Row = Mapping[str, Any]
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
@@ -87,4 +88,4 @@ def _turns(row: Row) -> list[Message]:
 
 def _words(row: Row) -> list[str]:
     """The words of what a row asks, whatever their case."""
-    return WORD.findall(str(row["messages"][-1]["content"]).casefold())
+    return WORD.findall(question_of(row).casefold())

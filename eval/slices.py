@@ -11,15 +11,14 @@ from eval.metrics.classification import label
 from eval.metrics.multi_label import labels
 from eval.predictions import Pairs, Prediction, group_numbers, pair
 from eval.tasks import Task
-from eval.tasks.task import Row
+from eval.tasks.task import LABEL_SETS, Row
 from finetune.config.eval import EvalConfig, SliceBy, TaskKind
+from finetune.rows import question_of
 
 MIN_ROWS = 30
 """Smaller slices are counted, not shown (eval_data A3.10)."""
 LENGTH_BUCKETS = 4
 NO_LABEL = "no label"
-LABEL_SETS = (TaskKind.classification, TaskKind.multi_label, TaskKind.coding)
-"""Kinds whose gold answers are labels; the others hold passages and free text."""
 NO_DRAWS = np.empty(0)
 """Without draws the estimate is Student's t: a quantile of 5,000 draws cannot reach a p that many slices leave of."""
 
@@ -77,7 +76,12 @@ def compare_slices(
 
 def worst(shown: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """The slice with the least difference; of equal ones that whose interval ends lower, then the first."""
-    return min(shown, key=lambda item: (item["delta"], item["ci_high"]), default=None)
+    return min(shown, key=from_the_worst, default=None)
+
+
+def from_the_worst(item: Mapping[str, Any]) -> tuple[float, float]:
+    """What slices are sorted by, the worst first."""
+    return item["delta"], item["ci_high"]
 
 
 def _cuts(config: EvalConfig, kind: TaskKind, show_labels: bool) -> Iterator[tuple[SliceBy, Cut]]:
@@ -162,7 +166,7 @@ def _asked(predictions: Sequence[Prediction], rows: Mapping[str, Row]) -> list[l
 
 def _lengths(predictions: Sequence[Prediction], rows: Mapping[str, Row]) -> list[list[str]]:
     """Quarters of the rows by characters of the user's message; equal lengths are never parted."""
-    lengths = np.array([len(rows[item["id"]]["messages"][-1]["content"]) for item in predictions])
+    lengths = np.array([len(question_of(rows[item["id"]])) for item in predictions])
     shares = np.linspace(0, 1, LENGTH_BUCKETS + 1)[1:-1]
     quarters = [*np.quantile(lengths, shares, method="inverted_cdf"), lengths.max()]
     ends = list(dict.fromkeys(int(end) for end in quarters))

@@ -4,7 +4,7 @@ Takes any tokenizer with transformers' `apply_chat_template` and `encode`; impor
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
@@ -95,6 +95,11 @@ class Renderer:
         """
         prompt_ids, answer_ids = map(self.encode, self.texts(messages, target))
         return Encoded(prompt_ids + answer_ids, [IGNORE] * len(prompt_ids) + answer_ids)
+
+    def marks_in(self, texts: Iterable[str]) -> list[str]:
+        """The marks that stand in texts, where the model would take them for the template's own."""
+        found = list(texts)
+        return [mark for mark in self.marks.values() if any(mark in text for text in found)]
 
     @cached_property
     def marks(self) -> dict[int, str]:

@@ -90,7 +90,6 @@ def answer_logits(
 
 
 def _tail_logits(loaded: Loaded, rows: Sequence[Encoded]) -> list[Any]:
-
     learned = [sum(label != IGNORE for label in row.labels) for row in rows]
     ids, mask = padded([row.ids for row in rows], loaded)
     with inference():

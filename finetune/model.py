@@ -3,7 +3,7 @@
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,9 +38,16 @@ class Loaded:
     base: str | None = None
     """What the base's weights are: the content of the artifact they were read from. None: nobody knows."""
 
-    def context_tokens(self) -> int:
+    def context_tokens(self) -> int | None:
         """The longest sequence that the model was made for, prompt and answer together."""
-        return int(self.model.config.get_text_config().max_position_embeddings)
+        return context_tokens(self.model.config.to_dict())
+
+
+def context_tokens(config: Mapping[str, Any]) -> int | None:
+    """The longest sequence that a model was made for; None where its config.json does not say."""
+    text = config.get("text_config") or {}
+    found = config.get("max_position_embeddings") or text.get("max_position_embeddings")
+    return int(found) if found else None
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,11 @@ def document_of(row: Mapping[str, Any]) -> str:
     return str(row.get("document") or row["group"])
 
 
+def question_of(row: Mapping[str, Any]) -> str:
+    """What a row asks: the text of its last turn, the user's."""
+    return str(row["messages"][-1]["content"])
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """All rows of train|val|test.jsonl. Raises DataError with file and line."""
     rows = []
@@ -40,15 +45,18 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with path.open(encoding="utf-8") as stream:
         for number, line in enumerate(stream, 1):
             place = f"{path}:{number}"
-            try:
-                found = json.loads(line)
-            except ValueError as error:
-                raise DataError(
-                    f"{place}: not JSON ({type(error).__name__}, {len(line)} characters)"
-                ) from None
-            if not isinstance(found, dict):
-                raise DataError(f"{place}: {type(found).__name__} instead of an object")
-            yield place, found
+            yield place, json_object(line, place)
+
+
+def json_object(line: str, place: str) -> dict[str, Any]:
+    """The object that a line is. Raises DataError with its place, kind and length."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{place}: not JSON ({type(error).__name__}, {len(line)} characters)") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{place}: {type(found).__name__} instead of an object")
+    return found
 
 
 def repeats(

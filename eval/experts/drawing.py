@@ -8,6 +8,7 @@ from typing import Any
 from eval.arms import ADAPTER
 from eval.experts.cells import cell, fingerprint
 from eval.predictions import Prediction, pair
+from eval.tasks.spans import asked_of
 from finetune.artifacts import Artifact
 from finetune.chat import render_answer
 from finetune.config.eval import TaskKind
@@ -145,7 +146,7 @@ def _predictions(report: Artifact, arm: str, task: str) -> list[Prediction]:
 def _key(row: Mapping[str, Any], kind: TaskKind) -> tuple[str, ...]:
     """What a prediction is about: a row, or of kind=spans one question about a whole document."""
     if kind is TaskKind.spans:
-        return (row.get("document") or row["id"], row.get("question") or "")
+        return asked_of(row)
     return (row["id"],)
 
 

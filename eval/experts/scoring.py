@@ -12,6 +12,7 @@ from eval import stats
 from eval.comparison import Compared, compare
 from eval.experts.drawing import LEFT, RIGHT
 from eval.experts.returned import BOTH_BAD, BOTH_GOOD, Judgement
+from eval.predictions import numbered
 from finetune.config.eval import EvalConfig
 from finetune.errors import DataError
 
@@ -35,11 +36,8 @@ EXPECTED = stats.Disagreement(variance=0.7, icc=stats.EXPECTED.icc)
 
 def detectable_win_rate(groups: Sequence[str], config: EvalConfig) -> float | None:
     """The true win rate, ties as half, that comes out `better` in 80 % of sheets like this one; None: none does."""
-    sizes = np.array(list(Counter(groups).values()), dtype=float)
-    if len(sizes) < stats.MIN_GROUPS or stats.effective_groups(sizes) < stats.MIN_EFFECTIVE_GROUPS:
-        return None
-    found = 0.5 + stats.plan_detectable(sizes, EXPECTED, replace(config, min_gain=0.0)) / 2
-    return found if found < 1 else None
+    gain = stats.foreseen(groups, EXPECTED, replace(config, min_gain=0.0))
+    return None if gain is None or gain >= 1 else 0.5 + gain / 2
 
 
 def score(key: Key, reviewers: Sequence[Sequence[Judgement]], config: EvalConfig) -> dict[str, Any]:
@@ -158,8 +156,7 @@ def _share(choices: Sequence[str], arm: str) -> float:
 
 def _comparison(key: Key, rows: Sequence[Preference], config: EvalConfig) -> dict[str, Any]:
     """The share of rows on which the adapter is preferred minus that on which the other is, clustered by group."""
-    numbers: dict[str, int] = {}
-    groups = np.array([numbers.setdefault(row.group, len(numbers)) for row in rows], dtype=np.int64)
+    groups = numbered(row.group for row in rows)
     a, b = (np.array([getattr(row, arm) for row in rows]) for arm in ("against", "adapter"))
     names = Compared(key["against"], key["adapter"], key["task"], "preference")
     found = compare(names, stats.mean_difference(a, b, groups), replace(config, min_gain=0.0))
@@ -176,7 +173,7 @@ def unanimous_interval(value: float, effective: float, confidence: float) -> tup
 
     So large a share of rows could say the opposite and still not be seen in as many trials as there are groups.
     """
-    unseen = 1 - ((1 - confidence) / 2) ** (1 / effective)
+    unseen = stats.unseen_share(effective, confidence)
     return value - (1 + value) * unseen, value + (1 - value) * unseen
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from eval.predictions import Prediction, pair
 from finetune.chat import render_answer
+from finetune.rows import question_of
 
 KINDS = {
     (True, False): "Broke: the base is right, the adapter wrong",
@@ -31,7 +32,7 @@ def pick(
     base: Sequence[Prediction], adapter: Sequence[Prediction], rows: Sequence[Mapping[str, Any]], count: int
 ) -> list[Example]:
     """At most `count` rows of each kind, those first of which the adapter is surest; ties as the rows stand."""
-    pairs, questions = pair(base, adapter), {row["id"]: row["messages"][-1]["content"] for row in rows}
+    pairs, questions = pair(base, adapter), {row["id"]: question_of(row) for row in rows}
     both = list(zip(pairs.a, pairs.b, strict=True))
     found = []
     for rights, kind in KINDS.items():

@@ -17,9 +17,10 @@ from eval.report import panels
 from eval.report.examples import Example
 from eval.report.summary import ArmPredictions, of_task
 from eval.tasks import Task, make_tasks
+from eval.tasks.task import LABEL_SETS
 from finetune import pages, plots
 from finetune.artifacts import provenance
-from finetune.config.eval import EvalConfig, Scoring, TaskKind
+from finetune.config.eval import EvalConfig, Scoring
 from finetune.config.schema import RunConfig
 from finetune.model import CHAMPION
 from finetune.pages import Scale, scale_over
@@ -28,8 +29,6 @@ TEMPLATE = Path(__file__).with_name("report.html.jinja")
 MAX_LABELS = 20
 WORDS = {"f1": "F1", "cuad": "CUAD", "aupr": "AUPR", "oos": "out-of-scope"}
 """Words of metric names that are not written as they are said."""
-LABEL_SETS = (TaskKind.classification, TaskKind.multi_label, TaskKind.coding)
-"""Kinds whose gold answers are labels, which a page may show; the others hold passages and free text."""
 SECTIONS = ("gate", "slices", "slices_too_small", "worst_slice", "calibration", "forgetting", "cost")
 """Of report.json, which a report may lack."""
 NAMES = {
@@ -38,7 +37,6 @@ NAMES = {
     ADAPTER: ("Adapter", "the trained adapter on those weights"),
     ADAPTER_FEW_SHOT: ("Adapter + examples", "the adapter, with the same examples in its prompt"),
     CHAMPION: ("Champion", "the adapter that eval.against names"),
-    "merged": ("Merged", "the weights that an export would ship"),
     MAJORITY: ("Majority", "the most frequent training label, for every row"),
     SVM: ("TF-IDF + SVM", "a linear classifier, seconds on a CPU"),
 }

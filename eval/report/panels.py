@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval.arms import ADAPTER, BASE
+from eval.slices import from_the_worst
 from finetune.pages import Scale, scale_over
 
 Report = Mapping[str, Any]
@@ -39,7 +40,7 @@ def _kinds(found: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _kind(by: str, items: Sequence[Mapping[str, Any]], scale: Scale) -> dict[str, Any]:
-    worst = sorted(items, key=lambda item: (item["delta"], item["ci_high"]))[:MOST_SLICES]
+    worst = sorted(items, key=from_the_worst)[:MOST_SLICES]
     shown = [item for item in items if item in worst]  # in their own order: quarters of length, months
     if by == "label":
         shown = worst

@@ -1,12 +1,9 @@
 """report.json: every arm's metrics, the adapter against every other arm, the verdict."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import asdict
 from typing import Any
-
-import numpy as np
 
 from eval import gate, stats
 from eval.arms import ADAPTER, BASE
@@ -54,11 +51,11 @@ def summarise(
 
 def foreseen(rows: Sequence[Mapping[str, Any]], config: EvalConfig) -> str:
     """Before anything is answered: the rows, their groups, and the gain in exact match that they could show."""
-    sizes = np.array(list(Counter(row["group"] for row in rows).values()), dtype=float)
-    found = f"{len(rows)} test rows in {len(sizes)} groups"
-    if len(sizes) < stats.MIN_GROUPS or stats.effective_groups(sizes) < stats.MIN_EFFECTIVE_GROUPS:
+    groups = [row["group"] for row in rows]
+    found = f"{len(rows)} test rows in {len(set(groups))} groups"
+    gain = stats.foreseen(groups, stats.EXPECTED, config)
+    if gain is None:
         return f"{found}, too few or uneven for any verdict"
-    gain = stats.plan_detectable(sizes, stats.EXPECTED, config)
     return (
         f"{found}: a gain of {100 * gain:.1f} points would be found 4 times in 5, were arms to differ on "
         f"{100 * stats.EXPECTED.variance:.0f} % of the rows"

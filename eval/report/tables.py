@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-Cell = float | str | None
+from finetune.tracking import Cell
+
 Table = tuple[Sequence[str], Sequence[Sequence[Cell]]]
 """Column names and rows."""
 

@@ -19,7 +19,7 @@ from eval.stats.groups import (
     unbiased_error,
     whole,
 )
-from eval.stats.interval import Estimate, drawn, estimate, expanded_tail, share_interval
+from eval.stats.interval import Estimate, drawn, estimate, expanded_tail, share_interval, unseen_share
 from eval.stats.paired_tests import (
     McNemar,
     bca_interval,
@@ -40,6 +40,7 @@ from eval.stats.verdicts import (
     Disagreement,
     detectable,
     disagreement,
+    foreseen,
     not_inferior,
     plan_detectable,
     verdict,
@@ -71,6 +72,7 @@ __all__ = [
     "effective_groups",
     "estimate",
     "expanded_tail",
+    "foreseen",
     "group_weights",
     "holm",
     "left_out",
@@ -84,6 +86,7 @@ __all__ = [
     "share_interval",
     "swap_test",
     "unbiased_error",
+    "unseen_share",
     "verdict",
     "whole",
     "wild_bootstrap",

@@ -128,7 +128,12 @@ def share_interval(scores: Array, groups: Indices, config: EvalConfig) -> tuple[
     exact binomial bound on as many trials as there are effective groups (the rule of three, two-sided).
     """
     found = estimate(mean(scores, groups), config)
-    doubt = 1 - float(((1 - config.confidence) / 2) ** (1 / found.effective_groups))
+    doubt = unseen_share(found.effective_groups, config.confidence)
     if not scores.any():
         return 0.0, doubt
     return (1 - doubt, 1.0) if (scores == 1).all() else (found.low, found.high)
+
+
+def unseen_share(effective: float, confidence: float) -> float:
+    """The share of trials that could go the other way and still not be seen in so many: the exact binomial bound."""
+    return 1 - float(((1 - confidence) / 2) ** (1 / effective))

@@ -1,5 +1,7 @@
 """What an estimate allows to say, and which difference a test set can show, before and after."""
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,7 +55,11 @@ def not_inferior(found: Estimate, margin: float) -> bool:
 
 def enough(found: Estimate) -> bool:
     """Whether there are groups enough for any verdict."""
-    return found.n_groups >= MIN_GROUPS and found.effective_groups >= MIN_EFFECTIVE_GROUPS
+    return _enough(found.n_groups, found.effective_groups)
+
+
+def _enough(groups: int, effective: float) -> bool:
+    return groups >= MIN_GROUPS and effective >= MIN_EFFECTIVE_GROUPS
 
 
 def detectable(found: Estimate, config: EvalConfig) -> float | None:
@@ -69,6 +75,12 @@ def detectable(found: Estimate, config: EvalConfig) -> float | None:
     freedom = degrees_of_freedom(found.effective_groups)
     luck = float(special.stdtrit(freedom, POWER)) * found.unbiased_error
     return config.min_gain + ((found.high - found.low) / 2 + luck) / _c4(freedom)
+
+
+def foreseen(groups: Iterable[str], expected: Disagreement, config: EvalConfig) -> float | None:
+    """`plan_detectable` of rows in these groups; None where those are too few or uneven for any verdict."""
+    sizes = np.array(list(Counter(groups).values()), dtype=float)
+    return plan_detectable(sizes, expected, config) if _enough(len(sizes), effective_groups(sizes)) else None
 
 
 def plan_detectable(sizes: Array, expected: Disagreement, config: EvalConfig) -> float:

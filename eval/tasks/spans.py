@@ -1,6 +1,7 @@
 """Span extraction from long documents: quotes of one label, asked window by window, scored by document."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from eval.metrics import spans as metrics
 from eval.metrics.multi_label import labels
@@ -35,8 +36,13 @@ def joined(rows: Sequence[Prediction]) -> list[Prediction]:
     """
     questions: dict[tuple[str, str], list[Prediction]] = {}
     for row in rows:
-        questions.setdefault((row["document"] or row["id"], row.get("question") or ""), []).append(row)
+        questions.setdefault(asked_of(row), []).append(row)
     return [_question(windows) for windows in questions.values()]
+
+
+def asked_of(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The document that a row or prediction is about, and the label asked: what the windows of one question share."""
+    return row.get("document") or row["id"], row.get("question") or ""
 
 
 def _question(windows: Sequence[Prediction]) -> Prediction:

@@ -11,9 +11,12 @@ from eval.metrics.measure import Measure
 from eval.predictions import Array, Pairs, Prediction
 from eval.stats import GroupStatistic
 from finetune.chat import Target, parse_answer, render_answer
-from finetune.config.eval import Metric, TaskConfig
+from finetune.config.eval import Metric, TaskConfig, TaskKind
 from finetune.errors import DataError
 from finetune.generate import Answer
+
+LABEL_SETS = (TaskKind.classification, TaskKind.multi_label, TaskKind.coding)
+"""Kinds whose gold answers are labels, which a page may show; the others hold passages and free text."""
 
 Row = Mapping[str, Any]
 Read = Callable[[Row, Answer], tuple[Target, Target | None]]

@@ -20,6 +20,7 @@ from finetune.chat import Renderer
 from finetune.config.data import DataConfig
 from finetune.errors import ConfigError, DataError
 from finetune.generate import Answer
+from finetune.model import context_tokens
 from finetune.rows import read_rows
 from finetune.stage import stage
 from finetune.train import run as train
@@ -195,3 +196,9 @@ def test_answers_are_those_of_the_evaluation_and_stay_on_standard_output(
     long = written(private, "long.txt", "x" * 600)
     assert stage("ask", ask, [*settings, f"ask.file={long}"]) == 4
     assert "long.txt:1: the prompt has 603 tokens, the model takes 502" in capsys.readouterr().err
+
+
+def test_the_longest_sequence_of_a_base_stands_in_its_config_or_is_not_known() -> None:
+    assert context_tokens({"max_position_embeddings": 512}) == 512
+    assert context_tokens({"model_type": "gemma3", "text_config": {"max_position_embeddings": 8}}) == 8
+    assert context_tokens({"model_type": "bloom"}) is None
