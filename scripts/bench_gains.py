@@ -9,13 +9,13 @@ arm, and the adapter minus it.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from bench_demo import current
 from machine import describe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,14 +44,6 @@ def made(experiment: str) -> bool:
             print(f"{experiment} left out; `make {stage}` says:\n" + "\n".join(done.stdout.splitlines()[-4:]))
             return False
     return True
-
-
-def current(artifacts: Path, experiment: str) -> dict[str, Any]:
-    """report.json of the last finished evaluation."""
-    folder = artifacts / "reports" / experiment
-    path = folder / (folder / "current").read_text().strip() / "report.json"
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
 
 
 def rows(report: dict[str, Any]) -> list[str]:
@@ -83,7 +75,7 @@ def main() -> int:
         artifacts, finished = given.artifacts, given.only
     print(f"{describe()}\n{HEAD}")
     for name in finished:
-        print("\n".join(rows(current(artifacts, name))))
+        print("\n".join(rows(current(artifacts, "reports", name, "report.json"))))
     return 0 if finished == given.only else 1
 
 
