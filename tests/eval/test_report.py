@@ -167,6 +167,35 @@ def test_page_escapes_labels(make: Any) -> None:
     assert found["verdict"] == "inconclusive"
 
 
+def test_every_label_stands_on_the_page_unless_all_are_slices(make: Any) -> None:
+    gold = ["mit"] * 30 + ["bsd"] * 8
+    arms = {arm: make(gold, gold, arm=arm) for arm in ("base", "adapter", "majority", "svm")}
+    found = summary.summarise(make_tasks(config()), arms, set(), config())
+    of_mit = {
+        **{
+            "task": "label",
+            "by": "label",
+            "slice": "mit",
+            "a": "base",
+            "b": "adapter",
+            "n": 30,
+            "n_groups": 30,
+        },
+        **{
+            "metric": "exact_match",
+            "value_a": 1.0,
+            "value_b": 1.0,
+            "delta": 0.0,
+            "ci_low": -0.1,
+            "ci_high": 0.1,
+        },
+        **{"p": 1.0, "p_adjusted": 1.0, "verdict": "inconclusive"},
+    }
+    for slices, shown in (([], True), ([of_mit], True), ([of_mit, {**of_mit, "slice": "bsd"}], False)):
+        html = page.render("toy", {**found, "slices": slices}, arms, [], config(), page.Shown(True))
+        assert ('<td class="mono">bsd</td>' in html) is shown
+
+
 def test_free_targets_are_not_shown(make: Any) -> None:
     gold = [CANARY, "bsd"] * 10
     arms = {arm: make(gold, gold, arm=arm) for arm in ("base", "adapter", "majority", "svm")}
