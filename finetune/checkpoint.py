@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from finetune.artifacts import atomic, provenance
-from finetune.artifacts.hashing import sha256_file
+from finetune.artifacts.hashing import canonical, sha256_file, sha256_text
 from finetune.console import say
 from finetune.errors import ConfigError, DataError, MachineError
 from finetune.mirror import RECORD, Mirror
@@ -152,7 +152,7 @@ class Checkpoints:
             digests = {file: sha256_file(folder / file) for file in files}
             record = {"schema": SCHEMA, "run": self.run, "step": step, "facts": dict(facts), "files": digests}
             record |= {"versions": provenance.versions(), "code": provenance.code()["source"]}
-            atomic.replace_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
+            atomic.replace_text(folder / RECORD, json.dumps(sealed(record), indent=2) + "\n")
         try:
             return read(target)
         except DamagedError as problem:
@@ -189,7 +189,15 @@ def read(folder: Path) -> Checkpoint:
     return Checkpoint(folder, record["step"], record["facts"])
 
 
-FIELDS = {"run": str, "step": int, "facts": dict, "files": dict, "versions": dict, "code": str}
+FIELDS = {
+    "run": str,
+    "step": int,
+    "facts": dict,
+    "files": dict,
+    "versions": dict,
+    "code": str,
+    "sha256": str,
+}
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
@@ -211,4 +219,12 @@ def _parsed(text: bytes) -> dict[str, Any]:
         whole = False
     if not whole:
         raise DamagedError(f"its {RECORD} is not one of schema {SCHEMA}")
+    if record != sealed(record):
+        raise DamagedError(f"{RECORD} is not as it was written")
     return record
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with its own digest: a step or an early-stopping count that flipped on disk must not go on."""
+    rest = {key: value for key, value in record.items() if key != "sha256"}
+    return {**rest, "sha256": sha256_text(canonical(rest))}

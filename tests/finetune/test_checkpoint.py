@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from finetune.artifacts import provenance
-from finetune.checkpoint import Checkpoint, Checkpoints
+from finetune.checkpoint import Checkpoint, Checkpoints, sealed
 from finetune.errors import ConfigError, DataError
 from finetune.mirror import Mirror
 
@@ -74,6 +74,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         "not one of schema 1",
     ),
+    "a step that flipped": (
+        lambda folder: (folder / "checkpoint.json").write_text(
+            re.sub(r'"step": \d+', '"step": 1', (folder / "checkpoint.json").read_text())
+        ),
+        "checkpoint.json is not as it was written",
+    ),
 }
 
 
@@ -125,7 +131,7 @@ def test_another_run_and_other_libraries_are_refused(tmp_path: Path) -> None:
         store(tmp_path, run="ffff0000").newest()
     record = tmp_path / "step-00000002/checkpoint.json"
     written = json.loads(record.read_text())
-    record.write_text(json.dumps(written | {"versions": written["versions"] | {"torch": "2.12.0"}}))
+    record.write_text(json.dumps(sealed(written | {"versions": written["versions"] | {"torch": "2.12.0"}})))
     today = provenance.versions()["torch"]
     with pytest.raises(
         ConfigError, match=f"was written with torch 2.12.0, now {re.escape(today)}: a resumed run would"

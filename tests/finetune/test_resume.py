@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from house import House, adapter, log_of, losses, problem, sent_when
 
+from finetune.checkpoint import sealed
+
 
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -> House:
@@ -65,7 +67,7 @@ def test_other_library_versions_are_refused_and_nothing_is_lost(
     for name in before:
         record = stopped.run / "checkpoints" / name / "checkpoint.json"
         written = json.loads(record.read_text())
-        record.write_text(json.dumps(written | {"versions": written["versions"] | {"peft": "0.1"}}))
+        record.write_text(json.dumps(sealed(written | {"versions": written["versions"] | {"peft": "0.1"}})))
     assert stopped.train() == 2
     line = problem(capsys.readouterr().err)
     assert "was written with peft 0.1, now" in line
