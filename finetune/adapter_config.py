@@ -51,6 +51,8 @@ def scaling_of(config: Mapping[str, Any], module: str, rank: int) -> float:
 
 def by_pattern(pattern: Mapping[str, float] | None, module: str, default: float) -> float:
     """The value that PEFT takes for this module: that of the first key which matches the end of its name."""
+    if not pattern:
+        return default
     from peft.utils.other import get_pattern_key
 
-    return (pattern or {}).get(get_pattern_key(list(pattern or {}), module), default)
+    return pattern.get(get_pattern_key(list(pattern), module), default)

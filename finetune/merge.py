@@ -19,7 +19,7 @@ from finetune.errors import DataError
 from finetune.merge_base import Base
 from finetune.merge_plan import Plan, plan_merge
 from finetune.merge_records import Records, unfinished_bytes
-from finetune.merge_shard import Made, Scratch, write_shard
+from finetune.merge_shard import Crew, Made, write_shard
 
 MEBIBYTE = 1 << 20
 SHARED = 1 << 20
@@ -86,18 +86,18 @@ def write_merged(base: Base, adapter: AdapterWeights, folder: Path, records: Rec
     merged = Merged(config=dict(plan.config))
     done = {} if records is None else _finished(plan, folder, records)
     require_room(folder, unfinished_bytes(plan, folder, done) + SHARED, "the merged weights")
-    total = sum(shard.size for shard in plan.shards)
-    ticks, written, scratch = live("merged MiB", total // MEBIBYTE), 0, Scratch()
-    for shard in plan.shards:
-        path = folder / shard.name
-        made = done.get(shard.name)
-        if made is None:
-            made = write_shard(shard, path, scratch)
-            if records is not None:
-                records.keep(shard, path, made)
-        merged.add(made)
-        written += shard.size
-        ticks.update(written // MEBIBYTE)
+    ticks, written = live("merged MiB", sum(shard.size for shard in plan.shards) // MEBIBYTE), 0
+    with Crew() as crew:
+        for shard in plan.shards:
+            path = folder / shard.name
+            made = done.get(shard.name)
+            if made is None:
+                made = write_shard(shard, path, crew)
+                if records is not None:
+                    records.keep(shard, path, made)
+            merged.add(made)
+            written += shard.size
+            ticks.update(written // MEBIBYTE)
     ticks.close()
     _require_changed(plan, merged)
     if (base.folder / INDEX).is_file():

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import bitsandbytes.functional as bnb
 import torch
@@ -31,6 +32,8 @@ class Source:
     """The tensor of the file whose bytes these are already; None where they are computed."""
     pages: Sequence[str] = ()
     """Tensors of the file that it is read from."""
+    release: Callable[[], None] = lambda: None
+    """Lets go of what `rows` keeps between calls."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Base:
             for source in self.sources(Mapped(shard)):
                 rows, _ = flat(source.shape)
                 yield source.name, source.rows(0, rows).reshape(source.shape).clone()
+                source.release()
 
     def sources(self, mapped: Mapped, network_names: Callable[[str], str] = str) -> list[Source]:
         """The tensors of one shard, in the order of their bytes.
@@ -82,13 +86,14 @@ class Base:
             _, columns = flat(packed.shape)
             # blocks that run over the ends of rows are left to the library
             whole = columns % BLOCK_SIZE > 0
-            return Source(name, packed.shape, packed.dtype, packed.rows, whole, pages=[name, *parts])
+            rows, pages = packed.rows, [name, *parts]
+            return Source(name, packed.shape, packed.dtype, rows, whole, pages=pages, release=packed.release)
         entry = mapped.entries[name]
         tensor = tensor_of(mapped, name)
         dtype = torch.bfloat16 if tensor.is_floating_point() else tensor.dtype
         if quantised:
-            rows = _Once(lambda: self._round_trip(tensor)).rows
-            return Source(name, entry.shape, dtype, rows, pages=[name])
+            made = _Once(lambda: self._round_trip(tensor))
+            return Source(name, entry.shape, dtype, made.rows, pages=[name], release=made.release)
         matrix = tensor.reshape(flat(entry.shape))
         return Source(
             name,
@@ -105,15 +110,20 @@ class Base:
 
 
 class _Once:
-    """Rows of a matrix that is made when the first of them are asked for, and let go after the last."""
+    """Rows of a matrix that is made when the first of them are asked for, by whichever thread."""
 
     def __init__(self, make: Callable[[], Tensor]) -> None:
-        self.make, self.matrix = make, None
+        self.make, self.lock = make, Lock()
+        self.matrix: Tensor | None = None
 
     def rows(self, begin: int, end: int) -> Tensor:
-        matrix: Tensor = self.make() if self.matrix is None else self.matrix
-        self.matrix = None if end >= len(matrix) else matrix  # type: ignore[assignment]
-        return matrix[begin:end]
+        with self.lock:
+            if self.matrix is None:
+                self.matrix = self.make()
+        return self.matrix[begin:end]
+
+    def release(self) -> None:
+        self.matrix = None
 
 
 def nf4_round_trip(weight: Tensor, double_quantisation: bool) -> Tensor:

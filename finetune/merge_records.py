@@ -44,7 +44,7 @@ class Records:
         self.cache.save()
 
     def _identity(self, shard: Shard) -> str:
-        header = sha256_text(shard.header.decode("utf-8", "surrogateescape"))
+        header = sha256_text(shard.header[8:].decode())
         return sha256_text(canonical({"header": header, "from": self.made_from}))
 
     def _path(self, shard: Shard) -> Path:

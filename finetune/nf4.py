@@ -1,6 +1,7 @@
 """bitsandbytes' NF4 tensors as they stand in safetensors files: packed, found and unpacked one at a time."""
 
 from collections.abc import Callable, Iterable
+from threading import Lock
 from typing import Any
 
 import bitsandbytes.functional as bnb
@@ -103,6 +104,7 @@ class Packed:
         self.dtype: torch.dtype = self.state.dtype
         self.device, self.packed = device, read(name).reshape(-1)
         self.scales: Tensor | None = None
+        self.lock = Lock()
 
     def rows(self, begin: int, end: int) -> Tensor:
         """Rows of the matrix, `begin` at the first value of a block."""
@@ -125,9 +127,17 @@ class Packed:
 
     def _scales(self) -> Tensor:
         """The scale of each block in fp32; nested ones are unpacked once (functional.py, dequantize_4bit)."""
-        if self.scales is None:
-            state = self.state
-            self.scales = state.absmax
-            if state.nested:
-                self.scales = bnb.dequantize_blockwise(state.absmax, state.state2) + state.offset
-        return self.scales.float()
+        with self.lock:
+            if self.scales is None:
+                state = self.state
+                found = (
+                    bnb.dequantize_blockwise(state.absmax, state.state2) + state.offset
+                    if state.nested
+                    else None
+                )
+                self.scales = (state.absmax if found is None else found).float()
+            return self.scales
+
+    def release(self) -> None:
+        """Let go of what was unpacked of the scales."""
+        self.scales = None
