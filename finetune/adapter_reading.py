@@ -15,7 +15,8 @@ from finetune.safetensors_stream import Mapped
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-WRAPPED = ".base_layer"
+WRAPPED, SAVED, ORIGINAL = ".base_layer", ".modules_to_save.", ".original_module."
+"""What PEFT puts into names: around what it adapts, before what it replaces, before its copy of the base's own."""
 PARTS = {
     ".lora_A.weight": "down",
     ".lora_B.weight": "up",
@@ -45,8 +46,9 @@ def read_adapter(folder: Path) -> AdapterWeights:
             )
         elif "lora_" in name or not name.startswith(PREFIX):
             raise DataError(f"{folder}: tensor {name} is not a LoRA factor, so a merge would lose it")
-        else:
-            replaced[name.removeprefix(PREFIX).replace(WRAPPED, "")] = tensor_of(mapped, name)
+        elif ORIGINAL not in name:
+            plain = name.removeprefix(PREFIX).replace(WRAPPED, "").replace(SAVED, ".")
+            replaced[plain] = tensor_of(mapped, name)
     return _weights(folder, config, parts, replaced)
 
 

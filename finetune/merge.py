@@ -86,7 +86,8 @@ def write_merged(base: Base, adapter: AdapterWeights, folder: Path, records: Rec
     merged = Merged(config=dict(plan.config))
     done = {} if records is None else _finished(plan, folder, records)
     require_room(folder, unfinished_bytes(plan, folder, done) + SHARED, "the merged weights")
-    ticks, written = live("merged MiB", sum(shard.size for shard in plan.shards) // MEBIBYTE), 0
+    total, written = sum(shard.size for shard in plan.shards), 0
+    ticks = live("merged MiB", -(-total // MEBIBYTE))
     with Crew() as crew:
         for shard in plan.shards:
             path = folder / shard.name
@@ -97,7 +98,7 @@ def write_merged(base: Base, adapter: AdapterWeights, folder: Path, records: Rec
                     records.keep(shard, path, made)
             merged.add(made)
             written += shard.size
-            ticks.update(written // MEBIBYTE)
+            ticks.update(written // MEBIBYTE if written < total else -(-total // MEBIBYTE))
     ticks.close()
     _require_changed(plan, merged)
     if (base.folder / INDEX).is_file():

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 
+from finetune.agreement import agreement
 from finetune.config.schema import ExportConfig
-from finetune.fidelity import agreement, verdict
+from finetune.fidelity import verdict
 
 GOOD: dict[str, Any] = {
     "prompt_ids_equal": True,

@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM
 
 from finetune.adapter_reading import read_adapter
 from finetune.adapter_weights import AdapterWeights
+from finetune.agreement import Agreement, agreement
 from finetune.config.plan import Device, HardwareConfig
 from finetune.config.schema import Checkpointing, LoraSettings, TrainConfig
 from finetune.dataset import encode_rows
 from finetune.dora import use_exact_dora
 from finetune.errors import ConfigError, DataError
-from finetune.fidelity import Agreement, agreement
 from finetune.lora_factors import Factors
 from finetune.merge import merged_tensors, write_merged
 from finetune.merge_base import Base
