@@ -1,7 +1,9 @@
 """`make export CONF=x`: merge the adapter, prove the merge equal, write the folder for the serving team."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from finetune import artifacts
 from finetune.artifacts import Artifact, Output, Spec, input_record
@@ -52,15 +54,20 @@ def run(run: RunConfig) -> Artifact:
 
 def _export(run: RunConfig, inputs: dict[str, Artifact], output: Output, tracker: Tracker) -> None:
     from finetune.fidelity import measure, numbers, told
-    from finetune.merge_choice import change_config, merge_onto
+    from finetune.merge_auto import merge_chosen
+    from finetune.merge_choice import change_config
     from finetune.model import trained_on
     from finetune.model_card import model_card
 
     adapter, pinned, data = inputs["adapter"], inputs["base"], inputs["data"]
     base = trained_on(run.paths, adapter, pinned)
-    chosen = merge_onto(run, adapter, base, output)
-    copy_companions(pinned.folder, output)
-    change_config(output, chosen.merged.config)
+
+    def complete(folder: Output, config: Mapping[str, Any]) -> None:
+        copy_companions(pinned.folder, folder)
+        change_config(folder, config)
+
+    chosen = merge_chosen(run, adapter, base, data, output, complete)
+    complete(output, chosen.merged.config)
     say(f"{len(chosen.merged.changed)} tensors changed; comparing the merged weights with the adapter")
     figures = measure(run, adapter, base, data, chosen, output.folder)
     output.write_json("fidelity.json", figures)

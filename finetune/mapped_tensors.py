@@ -1,6 +1,7 @@
 """torch tensors over the bytes of safetensors files, and bytes of torch tensors; nothing is copied."""
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,4 +38,5 @@ def tensor_of(mapped: Mapped, name: str) -> Tensor:
 
 def bytes_of(tensor: Tensor) -> memoryview:
     """The bytes of a contiguous tensor on the CPU, which keep it alive."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    array: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+    return memoryview(array)

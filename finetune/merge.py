@@ -75,18 +75,23 @@ def merged_tensors(
         yield name, adapter.merged(module, tensor) if {name, module} & changed else tensor
 
 
-def write_merged(base: Base, adapter: AdapterWeights, folder: Path, records: Records | None = None) -> Merged:
+def write_merged(
+    base: Base, adapter: AdapterWeights, folder: Path, records: Records | None = None, copies: int = 1
+) -> Merged:
     """Write the merged bf16 model, sharded as the base is, and return what changed.
 
-    With `records` a file that an earlier attempt finished is checked and not written again. Raises DataError where the
+    With `records` a file that an earlier attempt finished is checked and not written again. There must be room for
+    `copies` of the weights. Raises DataError where the
     adapter does not fit the base, changes fewer tensors than it has modules, or leads to a value that is not finite;
     MachineError where the disk is too small.
     """
     plan = plan_merge(base, adapter)
     merged = Merged(config=dict(plan.config))
     done = {} if records is None else _finished(plan, folder, records)
-    require_room(folder, unfinished_bytes(plan, folder, done) + SHARED, "the merged weights")
-    total, written = sum(shard.size for shard in plan.shards), 0
+    total = sum(shard.size for shard in plan.shards)
+    needed = unfinished_bytes(plan, folder, done) + (copies - 1) * total + SHARED
+    require_room(folder, needed, "the merged model")
+    written = 0
     ticks = live("merged MiB", -(-total // MEBIBYTE))
     with Crew() as crew:
         for shard in plan.shards:

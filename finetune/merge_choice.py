@@ -12,6 +12,7 @@ from finetune.artifacts.folders import CHECKPOINTS
 from finetune.config import RunConfig
 from finetune.config.plan import Device
 from finetune.config.schema import MergeBase
+from finetune.console import say
 from finetune.merge import Merged, records_of, write_merged
 from finetune.merge_base import Base
 from finetune.model import ADAPTER, TrainedOn, is_quantised
@@ -29,15 +30,17 @@ class Chosen:
     candidates: dict[str, Any] = field(default_factory=dict)
 
 
-def merge_onto(run: RunConfig, adapter: Artifact, base: TrainedOn, output: Output) -> Chosen:
-    """Merge onto the base that `export.base` names, file by file into the output."""
-    kind = run.export.base
+def merge_onto(
+    run: RunConfig, kind: MergeBase, adapter: Artifact, base: TrainedOn, output: Output, copies: int = 1
+) -> Chosen:
+    """Merge onto the base of this kind, file by file into the output; there must be room for so many copies."""
     source = source_of(run, adapter, base, kind)
     if not source.quantised:
         kind = MergeBase.original  # an adapter of a bf16 base saw no other
+    say(f"merging onto the {kind.name} base: fp32 sums, one rounding to bf16")
     folder = adapter.path(ADAPTER)
     records = records_of(output.path(CHECKPOINTS) / RECORDS, source, folder, Path(run.paths.artifacts_root))
-    return Chosen(kind, source, write_merged(source, read_adapter(folder), output.folder, records))
+    return Chosen(kind, source, write_merged(source, read_adapter(folder), output.folder, records, copies))
 
 
 def source_of(run: RunConfig, adapter: Artifact, base: TrainedOn, kind: MergeBase) -> Base:

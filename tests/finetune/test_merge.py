@@ -1,4 +1,4 @@
-"""The merge as a stage runs it: streamed, the same bytes every time, going on after a kill, refusing what is damaged."""
+"""The merge as a stage runs it: streamed, the same bytes each time, going on after a kill, refusing what is damaged."""
 
 import errno
 import json
@@ -199,7 +199,7 @@ def test_a_small_disk_is_known_before_the_first_byte(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(room.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 100_000}))
-    with pytest.raises(MachineError, match=r"the merged weights needs 1\.\d MB and 0\.1 MB are free"):
+    with pytest.raises(MachineError, match=r"the merged model needs 1\.\d MB and 0\.1 MB are free"):
         merged(base, tmp_path / "out")
     assert files(tmp_path / "out") == {}
 
