@@ -1,146 +1,164 @@
 """What PEFT saved of an adapter, and what it makes of a weight."""
 
-import json
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from finetune.adapter_config import by_pattern, scaling_of
 from finetune.errors import DataError
-
-PREFIX = "base_model.model."
-PARTS = {".lora_A.weight": "down", ".lora_B.weight": "up", ".lora_magnitude_vector": "magnitude"}
-READ = {"r", "lora_alpha", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern"}
-IRRELEVANT = set(
-    "auto_mapping base_model_name_or_path exclude_modules inference_mode layers_pattern layers_to_transform "
-    "lora_dropout megatron_core peft_version qalora_group_size revision target_modules task_type".split()
-)
-"""Settings of PEFT's LoraConfig (0.21.2) that decide which tensors there are or how they were trained, and nothing of
-what they mean; megatron_core and qalora_group_size have a value without a use."""
-MEANT = {"peft_type": ("LORA",), "bias": ("none",), "init_lora_weights": (True, False, "gaussian")}
-"""Values that leave the base as it is; the initialisations that have a name (PiSSA, OLoRA, LoftQ) change it."""
+from finetune.lora_factors import Factors, Kind, Product, flat
 
 
 @dataclass(frozen=True)
-class Factors:
-    """One layer's adapter: A [rank, in], B [out, rank], the factor of their product; with DoRA magnitudes [out]."""
+class Stacked:
+    """Factors of a parameter of this module; PEFT's files do not say of which, so the shapes have to."""
 
+    module: str
     down: Tensor
     up: Tensor
-    scaling: float
-    magnitude: Tensor | None = None
 
-    def delta(self) -> Tensor:
-        """B A times the scaling in fp32 (LoRA, arXiv 2106.09685, section 4.1); shape [out, in]."""
-        return (self.up.float() @ self.down.float()) * self.scaling
 
-    def merged(self, weight: Tensor) -> Tensor:
-        """The adapted weight [out, in] in fp32, on the weight's device.
+@dataclass(frozen=True)
+class Change:
+    """What an adapter makes of one tensor: another in its place, rows of it, a product on top, a vector on top."""
 
-        DoRA gives each row of the sum the length of its magnitude (arXiv 2402.09353, equation 5; peft 0.21.2,
-        lora/dora.py: the norm runs over the inputs).
-        """
-        total = weight.float() + self.delta().to(weight.device)
-        if self.magnitude is None:
-            return total
-        length = torch.linalg.norm(total, dim=1)
-        longer: Tensor = self.magnitude.to(total) / length
-        return longer.unsqueeze(1) * total
+    replaced: Tensor | None = None
+    tokens: tuple[Sequence[int], Tensor] | None = None
+    product: Product | None = None
+    added: Tensor | None = None
+
+    @property
+    def block(self) -> int | None:
+        """Rows that `apply` may be given at most; None: all."""
+        return self.product.block if self.product else None
+
+    @property
+    def whole(self) -> bool:
+        """Whether `apply` needs all rows at once."""
+        return self.product is not None and self.product.whole
+
+    def apply(self, total: Tensor, begin: int) -> None:
+        """Change fp32 rows [n, columns] in place, which are those of the tensor's matrix from `begin` on."""
+        if self.replaced is not None:
+            total.copy_(self.replaced.reshape(-1, total.shape[1])[begin : begin + len(total)])
+        if self.tokens is not None:
+            for index, row in zip(*self.tokens, strict=True):
+                if begin <= index < begin + len(total):
+                    total[index - begin].copy_(row)
+        if self.product is not None:
+            self.product.add_to(total, begin)
+        if self.added is not None:
+            total.add_(self.added.to(total))
 
 
 @dataclass(frozen=True)
 class AdapterWeights:
-    """Each adapted layer's factors by the base's module name."""
+    """What an adapter changes, by the base's names: factors by module or parameter, all else by tensor."""
 
     factors: Mapping[str, Factors]
+    replaced: Mapping[str, Tensor] = field(default_factory=dict)
+    """Whole tensors: modules_to_save, biases, embeddings with more rows."""
+    added: Mapping[str, Tensor] = field(default_factory=dict)
+    """What is added to biases."""
+    tokens: Mapping[str, tuple[Sequence[int], Tensor]] = field(default_factory=dict)
+    """Single rows of embeddings."""
+    stacked: Sequence[Stacked] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """PEFT's adapter_config.json."""
+
+    def names(self) -> set[str]:
+        """Every tensor that is changed. Where factors are of a module its name stands without `.weight`."""
+        return set(self.factors) | set(self.replaced) | set(self.added) | set(self.tokens)
+
+    def change(self, name: str, shape: Sequence[int]) -> Change | None:
+        """What becomes of the tensor of this name and (in the end) shape; None where it stays as it is.
+
+        Raises DataError where it does not fit.
+        """
+        module = name.removesuffix(".weight")
+        if not {name, module} & self.names():
+            return None
+        factors = self.factors.get(module)
+        change = Change(
+            self.replaced.get(name),
+            self.tokens.get(name),
+            factors.fitted(name, shape) if factors else None,
+            self.added.get(name),
+        )
+        rows, columns = flat(shape)
+        for part in (change.replaced, change.added):
+            if part is not None and part.numel() != rows * columns:
+                raise DataError(
+                    f"{name} is {list(shape)} but the adapter's {list(part.shape)}: another base?"
+                )
+        if change.tokens is not None and (
+            max(change.tokens[0], default=0) >= rows or change.tokens[1].shape[1] != columns
+        ):
+            raise DataError(
+                f"{name} is {list(shape)} and has no place for the adapter's tokens: another base?"
+            )
+        return change
 
     def merged(self, module: str, weight: Tensor) -> Tensor:
         """What the adapter makes of that module's weight, in fp32.
 
         Raises DataError where the factors do not fit the weight or the result is not finite.
         """
-        factors = self.factors[module]
-        shape = [factors.up.shape[0], factors.down.shape[1]]
-        if shape != list(weight.shape):
-            raise DataError(
-                f"{module}.weight is {list(weight.shape)} but the adapter's delta {shape}: another base?"
-            )
-        total = factors.merged(weight)
-        if not torch.isfinite(total).all():
-            raise DataError(
-                f"{module}.weight is not finite after the merge; the adapter or the base is damaged"
-            )
-        return total
+        change = self.change(f"{module}.weight", weight.shape)
+        total = weight.float().reshape(flat(weight.shape)).clone()
+        if change is not None:
+            step = len(total) if change.whole else change.block or len(total)
+            for begin in range(0, len(total), step):
+                change.apply(total[begin : begin + step], begin)
+        require_finite(f"{module}.weight", total)
+        return total.reshape(weight.shape)
+
+    def bound(self, shapes: Mapping[str, Sequence[int]]) -> "AdapterWeights":
+        """The same with every stacked parameter found among tensors of these names and shapes.
+
+        Raises DataError where none of them or more than one fits.
+        """
+        factors = dict(self.factors)
+        for item in self.stacked:
+            fits = [
+                (name.removesuffix(".weight"), found)
+                for name in self._targets(item.module, shapes)
+                if name.removesuffix(".weight") not in factors
+                and (found := self._factors(name, item, shapes[name]))
+            ]
+            if len(fits) != 1:
+                raise DataError(
+                    f"{item.module}: {len(fits)} of the parameters that the adapter targets have the shape of its "
+                    "factors, which must be one: another base?"
+                )
+            factors[fits[0][0]] = fits[0][1]
+        return replace(self, factors=factors, stacked=())
+
+    def _targets(self, module: str, shapes: Mapping[str, Sequence[int]]) -> list[str]:
+        targets = self.config["target_parameters"]
+        return [
+            name
+            for name in shapes
+            if name.rpartition(".")[0] == module
+            and any(name == target or name.endswith(f".{target}") for target in targets)
+        ]
+
+    def _factors(self, name: str, item: Stacked, shape: Sequence[int]) -> Factors | None:
+        rank = int(by_pattern(self.config.get("rank_pattern"), name, self.config["r"]))
+        experts = shape[0] if len(shape) > 2 else 1  # noqa: PLR2004
+        if item.down.shape[0] != rank * experts or item.up.shape[1] != rank * experts:
+            return None
+        widths = sorted([item.up.shape[0], item.down.shape[1]])
+        if sorted(shape[-2:]) != widths:
+            return None
+        scaling = scaling_of(self.config, name, rank)
+        return Factors(item.down, item.up, scaling, kind=Kind.parameter, rank=rank)
 
 
-def read_adapter(folder: Path) -> AdapterWeights:
-    """The LoRA, rsLoRA or DoRA weights that PEFT saved. Raises DataError on anything a merge would lose."""
-    config = _read_config(folder)
-    try:
-        tensors = load_file(folder / "adapter_model.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise DataError(f"{folder}/adapter_model.safetensors cannot be read ({error})") from None
-    parts: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        end = next((end for end in PARTS if name.endswith(end)), None)
-        if end is None:
-            raise DataError(f"{folder}: tensor {name} is not a LoRA factor, so a merge would lose it")
-        parts.setdefault(name.removeprefix(PREFIX).removesuffix(end), {})[PARTS[end]] = tensor
-    _require_whole(folder, config, parts)
-    return AdapterWeights({name: _factors(folder, config, name, parts[name]) for name in sorted(parts)})
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "adapter_config.json"
-    try:
-        config: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({type(error).__name__})") from None
-    unknown = [
-        key
-        for key, value in sorted(config.items())
-        if (value not in MEANT[key] if key in MEANT else key not in READ | IRRELEVANT and value)
-    ]
-    if unknown:
-        raise DataError(f"{folder}: the adapter uses {', '.join(unknown)}, which this merge does not know")
-    return config
-
-
-def _require_whole(
-    folder: Path, config: Mapping[str, Any], parts: Mapping[str, Mapping[str, Tensor]]
-) -> None:
-    needed = {"down", "up", "magnitude"} if config.get("use_dora") else {"down", "up"}
-    broken = sorted(name for name, found in parts.items() if found.keys() != needed)
-    if broken or not parts:
-        names = f"first {broken[0]}" if broken else "no tensor at all"
-        raise DataError(f"{folder}: A and B factors{_and_magnitudes(config)} do not pair up, {names}")
-
-
-def _and_magnitudes(config: Mapping[str, Any]) -> str:
-    return " and magnitudes" if config.get("use_dora") else ""
-
-
-def _factors(folder: Path, config: Mapping[str, Any], module: str, parts: Mapping[str, Tensor]) -> Factors:
-    """The factors with the layer's own scaling. The rank is in the shapes; a config that says another is damaged."""
-    rank = int(by_pattern(config.get("rank_pattern"), module, config["r"]))
-    if not parts["down"].shape[0] == parts["up"].shape[1] == rank:
-        raise DataError(
-            f"{folder}: {module} has factors of rank {parts['down'].shape[0]} and {parts['up'].shape[1]}, "
-            f"but adapter_config.json says {rank}"
-        )
-    alpha = by_pattern(config.get("alpha_pattern"), module, config["lora_alpha"])
-    scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    return Factors(parts["down"], parts["up"], scaling, parts.get("magnitude"))
-
-
-def by_pattern(pattern: Mapping[str, float] | None, module: str, default: float) -> float:
-    """The value that PEFT takes for this module: that of the first key which matches the end of its name."""
-    from peft.utils.other import get_pattern_key
-
-    return (pattern or {}).get(get_pattern_key(list(pattern or {}), module), default)
+def require_finite(name: str, total: Tensor) -> None:
+    """Raise DataError where a merged tensor holds NaN or infinity."""
+    if total.numel() and not all(torch.isfinite(bound) for bound in torch.aminmax(total)):
+        raise DataError(f"{name} is not finite after the merge; the adapter or the base is damaged")

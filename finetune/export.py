@@ -1,7 +1,9 @@
 """`make export CONF=x`: merge the adapter, prove the merge equal, write the folder for the serving team."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from finetune import artifacts
 from finetune.artifacts import Artifact, Output, Spec, input_record
@@ -12,6 +14,7 @@ from finetune.console import say
 from finetune.errors import RefusedError
 from finetune.handover import copy_companions, gate_report, require_gate
 from finetune.licences import require_lawful
+from finetune.merge_names import kept_names
 from finetune.metrics import JobType
 from finetune.stage import stage
 from finetune.tracking import Tracker, open_run
@@ -33,12 +36,13 @@ def run(run: RunConfig) -> Artifact:
     inputs = {"adapter": adapter, "base": pinned, "data": data, **({"report": report} if report else {})}
     spec = Spec(
         "export",
-        2,
+        3,
         run.name,
         {"export": run.export},
         {key: input_record(item) for key, item in inputs.items()},
     )
-    with artifacts.writing(run.paths, spec, move_current=run.run is None) as output:
+    kept = kept_names(pinned)
+    with artifacts.writing(run.paths, spec, move_current=run.run is None, kept=kept) as output:
         if output.finished is None:
             output.overrides = overrides + (report.manifest.overrides if report else [])
             with open_run(run, JobType.export, spec) as tracker:
@@ -49,28 +53,30 @@ def run(run: RunConfig) -> Artifact:
 
 
 def _export(run: RunConfig, inputs: dict[str, Artifact], output: Output, tracker: Tracker) -> None:
-    from finetune.adapter_weights import read_adapter
-    from finetune.fidelity import as_trained, measure, numbers, told
-    from finetune.merge import write_merged
-    from finetune.model import ADAPTER, trained_on
+    from finetune.fidelity import measure, numbers, told
+    from finetune.merge_auto import merge_chosen
+    from finetune.merge_choice import change_config
+    from finetune.model import trained_on
     from finetune.model_card import model_card
 
     adapter, pinned, data = inputs["adapter"], inputs["base"], inputs["data"]
-    say("merging onto the base as training saw it: fp32 sums, one rounding to bf16")
-    weights = read_adapter(adapter.path(ADAPTER))
     base = trained_on(run.paths, adapter, pinned)
-    merged = write_merged(as_trained(run, adapter, base), weights, output.folder)
-    copy_companions(pinned.folder, output)
-    say(f"{len(merged.changed)} tensors changed; comparing the merged weights with the adapter")
-    figures = measure(run, adapter, base, data.path("test.jsonl"), output.folder)
-    figures |= {"tensors_changed": len(merged.changed), "max_rounding_ulp": merged.max_rounding_ulp}
+
+    def complete(folder: Output, config: Mapping[str, Any]) -> None:
+        copy_companions(pinned.folder, folder)
+        change_config(folder, config)
+
+    chosen = merge_chosen(run, adapter, base, data, output, complete)
+    complete(output, chosen.merged.config)
+    say(f"{len(chosen.merged.changed)} tensors changed; comparing the merged weights with the adapter")
+    figures = measure(run, adapter, base, data, chosen, output.folder)
     output.write_json("fidelity.json", figures)
     tracker.log(numbers(figures))
     say(told(figures))
     if not figures["passed"]:
         raise RefusedError(figures["problems"])
     output.write_text("README.md", model_card(run, inputs, figures, output.overrides))
-    output.counts = {"tensors_changed": len(merged.changed), "positions": figures["positions"]}
+    output.counts = {"tensors_changed": figures["tensors_changed"], "positions": figures["positions"]}
     output.facts = {"batch_rows": run.eval.batch_rows, "hardware": run.hardware.name}
 
 

@@ -1,61 +1,103 @@
 """Are the merged weights the adapter that was evaluated? Token ids, logits and answers, beside the noise floor."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from finetune.adapter_weights import read_adapter
+from finetune.agreement import agreement
 from finetune.artifacts import Artifact
+from finetune.chat import Renderer
 from finetune.config import RunConfig
-from finetune.config.plan import Device
 from finetune.config.schema import ExportConfig
-from finetune.merge import Base, merged_tensors
-from finetune.model import ADAPTER, TrainedOn, attach_trained, is_quantised, load_base, load_plain
+from finetune.fidelity_fp32 import compare_fp32
+from finetune.free_positions import free_positions
+from finetune.merge_choice import Chosen
+from finetune.model import ADAPTER, TrainedOn, attach_trained, load_base
 from finetune.probe import Probe, encode, logits_of, probe, probe_fresh
 from finetune.rows import read_rows
 
-MARGIN_QUANTILE = 0.999
 FLOOR_SHAPE = "adapter at evaluation's batch against adapter at batch 1 unpadded, bf16, same positions"
+FEWEST = 100
+"""Open positions below which a mean over them says little (12 of a tiny test set: 1 to 4 times the floor)."""
+ROUND_TO_NEAREST = 0.5 + 1e-6
+"""Units of the last place that one rounding may cost."""
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """Two models at the same positions: mean KL(a || b) in nats, share of equal top-1, change of the top-2 gap."""
-
-    kl: float
-    top1: float
-    margin: float
-
-
-def measure(run: RunConfig, adapter: Artifact, base: TrainedOn, test: Path, merged: Path) -> dict[str, Any]:
-    """The fields of fidelity.json, those of the merge itself excepted."""
-    # at evaluation's batch 1 the floor would be the adapter against its very self: 0, which nothing meets
-    run = replace(run, eval=replace(run.eval, batch_rows=max(2, run.eval.batch_rows)))
-    rows = read_rows(test)
-    trained, alone = _probe_adapter(run, adapter, base.read, rows)
+def measure(
+    run: RunConfig, adapter: Artifact, base: TrainedOn, data: Artifact, chosen: Chosen, merged: Path
+) -> dict[str, Any]:
+    """The fields of fidelity.json, measured on the test rows of `data`."""
+    run = at_batch(run)
+    rows = read_rows(data.path("test.jsonl"))
+    trained, alone, renderer = probe_adapter(run, adapter, base.read, rows)
     torch.cuda.empty_cache()  # the fresh process needs the room
-    fresh = probe_fresh(merged, test, run)
-    floor, found = agreement(trained.logits, alone), agreement(trained.logits, fresh.logits)
-    fp32 = compare_fp32(as_trained(run, adapter, base), adapter, rows, run) if run.export.fp32_check else None
+    fresh = probe_fresh(merged, data.path("test.jsonl"), run)
+    others = read_rows(data.path("val.jsonl"))
+    free = free_positions(encode(rows, renderer), encode(others, renderer))
     figures = {
-        "base": "dequantised" if adapter.manifest.facts["quantised"] else "original",
+        "base": chosen.base.name,
+        "candidates": chosen.candidates,
+        "tensors_changed": len(chosen.merged.changed),
+        "changed_sha256": chosen.merged.digest(),
+        "max_rounding_ulp": chosen.merged.max_rounding_ulp,
         "prompt_ids_equal": trained.prompts == fresh.prompts,
-        "fp32_kl": fp32.kl if fp32 else None,
-        "fp32_top1": fp32.top1 if fp32 else None,
-        "floor": {"kl": floor.kl, "top1": floor.top1, "margin": floor.margin},
-        "floor_shape": FLOOR_SHAPE,
-        "top1_agreement": found.top1,
-        "mean_kl": found.kl,
-        "positions": len(trained.logits),
-        "greedy_equal": sum(a == b for a, b in zip(trained.answers, fresh.answers, strict=True)),
+        **_fp32(run, adapter, chosen, rows, merged),
+        **_behaviour(trained, alone, fresh, free, run.export),
         "prompts": len(rows),
     }
     problems = verdict(figures, run.export)
     return {**figures, "passed": not problems, "problems": problems}
+
+
+def at_batch(run: RunConfig) -> RunConfig:
+    """The run with evaluation's batch, two rows at least.
+
+    At batch 1 the noise floor would be the adapter against its very self: 0, which nothing meets.
+    """
+    return replace(run, eval=replace(run.eval, batch_rows=max(2, run.eval.batch_rows)))
+
+
+def _fp32(
+    run: RunConfig, adapter: Artifact, chosen: Chosen, rows: Sequence[dict[str, Any]], merged: Path
+) -> dict[str, Any]:
+    if not run.export.fp32_check:
+        return {"fp32_kl": None, "fp32_top1": None}
+    found = compare_fp32(chosen.source, adapter.path(ADAPTER), merged, rows, run)
+    return {"fp32_kl": found.kl, "fp32_top1": found.top1}
+
+
+def _behaviour(
+    trained: Probe, alone: Tensor, fresh: Probe, free: Tensor, export: ExportConfig
+) -> dict[str, Any]:
+    """bf16 logits at the positions that the format leaves open, beside the floor; answers of all rows."""
+    found, positions = int(free.sum()), len(free)
+    enough = found >= min(FEWEST, positions)
+    where = free if enough else torch.ones_like(free)
+    floor = agreement(trained.logits[where], alone[where])
+    same = agreement(trained.logits[where], fresh.logits[where])
+    everywhere = agreement(trained.logits, fresh.logits)
+    why = None
+    if found < export.free_positions:
+        why = (
+            f"all {len(trained.prompts)} test rows have {found} answer positions that the format leaves open"
+        )
+        why += "" if enough else f", and below {FEWEST} every answer position is compared"
+    return {
+        "floor": {"kl": floor.kl, "top1": floor.top1, "margin": floor.margin},
+        "floor_shape": FLOOR_SHAPE,
+        "top1_agreement": same.top1,
+        "mean_kl": same.kl,
+        "positions": int(where.sum()),
+        "positions_short": why,
+        "answer_positions": positions,
+        "answer_kl": everywhere.kl,
+        "answer_top1": everywhere.top1,
+        "greedy_equal": sum(a == b for a, b in zip(trained.answers, fresh.answers, strict=True)),
+    }
 
 
 def told(figures: dict[str, Any]) -> str:
@@ -68,8 +110,10 @@ def told(figures: dict[str, Any]) -> str:
         else f"KL {figures['fp32_kl']:.1e}, top-1 {figures['fp32_top1']:.4f}"
     )
     return (
-        f"{figures['positions']} positions of {figures['prompts']} prompts; prompt ids "
-        f"{'equal' if figures['prompt_ids_equal'] else 'DIFFER'}\n"
+        f"{figures['positions']} of {figures['answer_positions']} positions of {figures['prompts']} answers; "
+        f"prompt ids {'equal' if figures['prompt_ids_equal'] else 'DIFFER'}\n"
+        f"  weights: {figures['tensors_changed']} tensors changed, at most {figures['max_rounding_ulp']:.3f} bf16 "
+        f"places from the fp32 sum\n"
         f"  fp32: {fp32}\n"
         f"  bf16: KL {figures['mean_kl']:.1e} = {ratio:.1f}x the noise floor {floor['kl']:.1e}, "
         f"top-1 {figures['top1_agreement']:.4f} (floor {floor['top1']:.4f}), "
@@ -85,27 +129,37 @@ def numbers(figures: dict[str, Any]) -> dict[str, float | None]:
     return found | {f"export/{key}_floor": figures["floor"][key] for key in ("kl", "top1")}
 
 
-def as_trained(run: RunConfig, adapter: Artifact, base: TrainedOn) -> Base:
-    """The base with the quantised modules of the adapter's manifest, quantised where training did it."""
-    quantised = frozenset(adapter.manifest.facts["quantised"])
-    device = "cuda:0" if run.hardware.device is Device.cuda else "cpu"
-    kept = base.read.folder if is_quantised(base.read.folder) else None
-    return Base(base.pinned.folder, quantised, run.model.double_quantisation, device, kept)
-
-
 def verdict(figures: dict[str, Any], export: ExportConfig) -> list[str]:
     """Every threshold of the config that the figures miss: value, limit, what it means. Empty: passed."""
+    return [
+        *_weights_and_ids(figures, export),
+        *_fp32_problems(figures, export),
+        *_bf16_problems(figures, export),
+    ]
+
+
+def _weights_and_ids(figures: dict[str, Any], export: ExportConfig) -> list[str]:
     problems = []
+    if not figures["max_rounding_ulp"] <= ROUND_TO_NEAREST:
+        problems.append(
+            f"a merged weight is {figures['max_rounding_ulp']:.3f} bf16 places from the fp32 sum, more than the 0.5 of "
+            "one rounding: a wrong merge"
+        )
     if not figures["prompt_ids_equal"]:
         problems.append(
             "the exported tokenizer gives other prompt ids than training; the tokenizer files were changed"
         )
-    if figures["positions"] < export.min_positions:
+    if figures["answer_positions"] < export.min_positions:
         problems.append(
-            f"{figures['positions']} answer positions compared, export.min_positions={export.min_positions}; "
+            f"{figures['answer_positions']} answer positions compared, export.min_positions={export.min_positions}; "
             "enlarge the test set or lower export.min_positions"
         )
-    if figures["fp32_kl"] is not None and figures["fp32_kl"] > export.max_fp32_kl:
+    return problems
+
+
+def _fp32_problems(figures: dict[str, Any], export: ExportConfig) -> list[str]:
+    problems = []
+    if figures["fp32_kl"] is not None and not figures["fp32_kl"] <= export.max_fp32_kl:
         problems.append(
             f"fp32 KL {figures['fp32_kl']:.2e} is above export.max_fp32_kl={export.max_fp32_kl}: a wrong merge"
         )
@@ -113,60 +167,31 @@ def verdict(figures: dict[str, Any], export: ExportConfig) -> list[str]:
         problems.append(
             f"fp32 top-1 {figures['fp32_top1']:.4f} is below export.min_fp32_top1={export.min_fp32_top1}"
         )
+    return problems
+
+
+def _bf16_problems(figures: dict[str, Any], export: ExportConfig) -> list[str]:
+    problems = []
     limit = export.max_kl_over_floor * figures["floor"]["kl"]
-    if figures["mean_kl"] > limit:
+    if not figures["mean_kl"] <= limit:
         problems.append(
             f"bf16 KL {figures['mean_kl']:.2e} is above {limit:.2e}, "
             f"export.max_kl_over_floor={export.max_kl_over_floor} times the noise floor"
         )
+    lowest = figures["floor"]["top1"] - export.max_top1_below_floor
+    if figures["top1_agreement"] < lowest:
+        problems.append(
+            f"bf16 top-1 agreement {figures['top1_agreement']:.4f} is below {lowest:.4f}, the noise floor's "
+            f"{figures['floor']['top1']:.4f} less export.max_top1_below_floor={export.max_top1_below_floor}"
+        )
     return problems
 
 
-def _probe_adapter(
+def probe_adapter(
     run: RunConfig, adapter: Artifact, base: Artifact, rows: Sequence[dict[str, Any]]
-) -> tuple[Probe, Tensor]:
-    """The adapter as evaluated, and its logits at batch 1 unpadded for the noise floor."""
+) -> tuple[Probe, Tensor, Renderer]:
+    """The adapter as evaluated, its logits at batch 1 unpadded for the noise floor, and what rendered its prompts."""
     loaded = attach_trained(load_base(base, run.model, run.hardware), adapter)
     trained = probe(loaded, rows, run.eval.batch_rows, run.eval.max_new_tokens, "adapter")
-    return trained, logits_of(loaded, encode(rows, loaded.renderer), 1, "noise floor")
-
-
-def agreement(first: Tensor, second: Tensor, chunk: int = 256) -> Agreement:
-    """Agreement of two logit tensors [positions, vocabulary]; float64 sums, so that 1e-9 is not rounding."""
-    kl, same, gaps = 0.0, 0, []
-    for a, b in zip(torch.split(first, chunk), torch.split(second, chunk), strict=True):
-        a, b = a.double().log_softmax(-1), b.double().log_softmax(-1)
-        kl += float((a.exp() * (a - b)).sum())
-        same += int((a.argmax(-1) == b.argmax(-1)).sum())
-        top_a, top_b = a.topk(2, -1).values, b.topk(2, -1).values
-        gaps.append(((top_a[:, 0] - top_a[:, 1]) - (top_b[:, 0] - top_b[:, 1])).abs())
-    margin = float(torch.cat(gaps).quantile(MARGIN_QUANTILE))
-    return Agreement(kl / len(first), same / len(first), margin)
-
-
-def compare_fp32(base: Base, adapter: Artifact, rows: Sequence[dict[str, Any]], run: RunConfig) -> Agreement:
-    """Unmerged adapter against merged weights, both in fp32 on the dequantised base.
-
-    Equal but for the order of sums: a larger difference is a wrong merge. Needs 4 bytes a parameter.
-    """
-    from peft import PeftModel
-
-    loaded = load_plain(base.folder, run.model, run.hardware, torch.float32)
-    encoded = encode(rows, loaded.renderer)
-    _overwrite(loaded.model, base.tensors())
-    trained = PeftModel.from_pretrained(loaded.model, adapter.path(ADAPTER)).eval()
-    first = logits_of(replace(loaded, model=trained), encoded, run.eval.batch_rows, "fp32 adapter")
-    merged = trained.unload()
-    on_cpu = ((name, tensor.cpu()) for name, tensor in merged.state_dict().items())
-    _overwrite(merged, merged_tensors(on_cpu, read_adapter(adapter.path(ADAPTER))))
-    second = logits_of(replace(loaded, model=merged), encoded, run.eval.batch_rows, "fp32 merged")
-    return agreement(first, second)
-
-
-def _overwrite(network: Any, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Copy the tensors that the network holds; buffers that old checkpoints carry (inv_freq) it computes itself."""
-    state = network.state_dict()
-    with torch.no_grad():
-        for name, tensor in tensors:
-            if name in state:
-                state[name].copy_(tensor)
+    alone = logits_of(loaded, encode(rows, loaded.renderer), 1, "noise floor")
+    return trained, alone, loaded.renderer

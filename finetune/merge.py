@@ -1,77 +1,65 @@
-"""Adapter into base, one tensor at a time: fp32 sums, one rounding, nothing else touched."""
+"""Adapter into base, file by file and a few rows at a time: fp32 sums, one rounding, nothing else touched."""
 
+import importlib.metadata
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import bitsandbytes.functional as bnb
-import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from finetune.adapter_reading import WEIGHTS
 from finetune.adapter_weights import AdapterWeights
-from finetune.base_checks import INDEX, shards
+from finetune.artifacts import atomic, require_room
+from finetune.artifacts.hashing import HashCache, canonical, sha256_file, sha256_text
+from finetune.base_checks import INDEX
+from finetune.console import live, say
 from finetune.errors import DataError
-from finetune.nf4 import BLOCK_SIZE, parts_of, unpack
+from finetune.merge_base import Base
+from finetune.merge_plan import Plan, plan_merge
+from finetune.merge_records import Records, unfinished_bytes
+from finetune.merge_shard import Crew, Made, write_shard
+
+MEBIBYTE = 1 << 20
+SHARED = 1 << 20
+"""Bytes of index and records, and to spare."""
 
 
 @dataclass
 class Merged:
-    """What a merge changed: tensor names, and the largest rounding error in units of the last bf16 place."""
+    """What a merge changed: tensors with their sha256, the largest rounding error in units of the last bf16 place."""
 
-    changed: list[str] = field(default_factory=list)
+    changed: dict[str, str] = field(default_factory=dict)
     max_rounding_ulp: float = 0.0
+    modules: set[str] = field(default_factory=set)
+    """LoRA modules of which a tensor changed."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """Settings of config.json that the adapter changed, such as vocab_size."""
+
+    def digest(self) -> str:
+        """One sha256 over the changed tensors' names and theirs."""
+        return sha256_text(canonical(self.changed))
+
+    def add(self, made: Made) -> None:
+        """Count one more shard."""
+        self.changed |= made.changed
+        self.modules |= set(made.modules)
+        self.max_rounding_ulp = max(self.max_rounding_ulp, made.max_rounding_ulp)
 
 
-@dataclass(frozen=True)
-class Base:
-    """A base as training saw it: its pinned folder, the modules that were quantised and how, and on which device.
+def records_of(folder: Path, base: Base, adapter: Path, root: Path) -> Records:
+    """Where a merge notes in `folder` which files are finished; `root` is the artifacts root, whose cache learns them.
 
-    `kept` is the folder of its quantised weights, where they were kept.
+    `adapter` is the folder that PEFT wrote.
     """
-
-    folder: Path
-    quantised: frozenset[str]
-    double_quantisation: bool
-    device: str
-    kept: Path | None = None
-
-    def shards(self) -> list[Path]:
-        """The weight files to read, in order. Raises DataError where an index names one that is missing."""
-        return shards(self.kept or self.folder)
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """(name, bf16 tensor) of all shards, one at a time."""
-        for shard in self.shards():
-            yield from self.shard_tensors(shard)
-
-    def shard_tensors(self, shard: Path) -> Iterator[tuple[str, Tensor]]:
-        """(name, bf16 tensor) of one shard: quantised modules as their layers multiply with them, the rest as stored.
-
-        Raises DataError where the shard holds other modules in 4 bits than those that training quantised.
-        """
-        with safe_open(shard, framework="pt") as file:
-            for name, parts in parts_of(file.keys()).items():
-                quantised = name.removesuffix(".weight") in self.quantised
-                if parts and not quantised:
-                    raise DataError(f"{shard}: {name} is quantised, but was not when the adapter was trained")
-                tensor = unpack(name, parts, file.get_tensor, self.device) if parts else file.get_tensor(name)
-                tensor = tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
-                if quantised and not parts:
-                    tensor = nf4_round_trip(tensor.to(self.device), self.double_quantisation)
-                yield name, tensor.cpu()
-
-
-def nf4_round_trip(weight: Tensor, double_quantisation: bool) -> Tensor:
-    """The values a bitsandbytes NF4 layer multiplies with, in the weight's dtype and on its device."""
-    packed, state = bnb.quantize_4bit(
-        weight.contiguous(), blocksize=BLOCK_SIZE, compress_statistics=double_quantisation, quant_type="nf4"
-    )
-    restored: Tensor = bnb.dequantize_4bit(packed, state)
-    return restored.to(weight.dtype)
+    made_from = {
+        "base": base.read.name,
+        "quantised": sorted(base.quantised),
+        "adapter": sha256_file(adapter / WEIGHTS),
+        "versions": [importlib.metadata.version(name) for name in ("torch", "bitsandbytes")],
+    }
+    return Records(folder, made_from, HashCache(root, rehash=False))
 
 
 def merged_tensors(
@@ -81,51 +69,64 @@ def merged_tensors(
 
     Raises DataError where the adapter does not fit its tensor or the result is not finite.
     """
+    changed = adapter.names()
     for name, tensor in base_tensors:
         module = name.removesuffix(".weight")
-        if module not in adapter.factors:
-            yield name, tensor
-            continue
-        yield name, adapter.merged(module, tensor)
+        yield name, adapter.merged(module, tensor) if {name, module} & changed else tensor
 
 
-def write_merged(base: Base, adapter: AdapterWeights, folder: Path) -> Merged:
+def write_merged(
+    base: Base, adapter: AdapterWeights, folder: Path, records: Records | None = None, copies: int = 1
+) -> Merged:
     """Write the merged bf16 model, sharded as the base is, and return what changed.
 
-    Raises DataError unless every module of the adapter and every quantised one was found in the base.
+    With `records` a file that an earlier attempt finished is checked and not written again. There must be room for
+    `copies` of the weights. Raises DataError where the
+    adapter does not fit the base, changes fewer tensors than it has modules, or leads to a value that is not finite;
+    MachineError where the disk is too small.
     """
-    merged, size = Merged(), 0
-    files: dict[str, str] = {}
-    for shard in base.shards():
-        tensors = {}
-        for name, total in merged_tensors(base.shard_tensors(shard), adapter):
-            tensors[name] = _rounded(name, total, merged)
-        size += sum(tensor.nbytes for tensor in tensors.values())
-        files |= dict.fromkeys(sorted(tensors), shard.name)
-        save_file(tensors, folder / shard.name, metadata={"format": "pt"})
-    names = {name.removesuffix(".weight") for name in files}
-    lacking = sorted((set(adapter.factors) | base.quantised) - names)
-    if lacking:
-        raise DataError(
-            f"{len(lacking)} modules that were trained are not in the base, first {lacking[0]}: another base?"
-        )
+    plan = plan_merge(base, adapter)
+    merged = Merged(config=dict(plan.config))
+    done = {} if records is None else _finished(plan, folder, records)
+    total = sum(shard.size for shard in plan.shards)
+    needed = unfinished_bytes(plan, folder, done) + (copies - 1) * total + SHARED
+    require_room(folder, needed, "the merged model")
+    written = 0
+    ticks = live("merged MiB", -(-total // MEBIBYTE))
+    with Crew() as crew:
+        for shard in plan.shards:
+            path = folder / shard.name
+            made = done.get(shard.name)
+            if made is None:
+                made = write_shard(shard, path, crew)
+                if records is not None:
+                    records.keep(shard, path, made)
+            merged.add(made)
+            written += shard.size
+            ticks.update(written // MEBIBYTE if written < total else -(-total // MEBIBYTE))
+    ticks.close()
+    _require_changed(plan, merged)
     if (base.folder / INDEX).is_file():
-        index: dict[str, Any] = {"metadata": {"total_size": size}, "weight_map": files}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        atomic.replace_text(folder / INDEX, json.dumps(plan.index(), indent=2) + "\n")
+    atomic.sync(folder)
     return merged
 
 
-def _rounded(name: str, tensor: Tensor, merged: Merged) -> Tensor:
-    if tensor.dtype is not torch.float32:
-        return tensor
-    rounded = tensor.to(torch.bfloat16)
-    merged.changed.append(name)
-    merged.max_rounding_ulp = max(merged.max_rounding_ulp, rounding_ulp(tensor, rounded))
-    return rounded
+def _finished(plan: Plan, folder: Path, records: Records) -> dict[str, Made]:
+    found = {shard.name: records.finished(shard, folder / shard.name) for shard in plan.shards}
+    done = {name: made for name, made in found.items() if made is not None}
+    for name, made in done.items():
+        records.remember(folder / name, made)
+    if done:
+        say(
+            f"{len(done)} of {len(plan.shards)} files were finished before and are whole; going on with the next"
+        )
+    return done
 
 
-def rounding_ulp(exact: Tensor, rounded: Tensor) -> float:
-    """Largest distance in units of the last place of bf16 (8 bits of significand); 0.5 is round-to-nearest."""
-    _, exponent = torch.frexp(exact)
-    place = torch.ldexp(torch.ones_like(exact), (exponent - 8).clamp(min=-133))
-    return float(((exact - rounded.float()).abs() / place).max())
+def _require_changed(plan: Plan, merged: Merged) -> None:
+    if not merged.changed or len(merged.modules) < plan.modules:
+        raise DataError(
+            f"{len(merged.modules)} of {plan.modules} adapted modules differ from the base after the merge: the others "
+            "were not trained, or what they learned is below what bf16 can hold; train the adapter, or further"
+        )

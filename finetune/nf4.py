@@ -1,6 +1,7 @@
 """bitsandbytes' NF4 tensors as they stand in safetensors files: packed, found and unpacked one at a time."""
 
 from collections.abc import Callable, Iterable
+from threading import Lock
 from typing import Any
 
 import bitsandbytes.functional as bnb
@@ -90,9 +91,53 @@ def parts_of(names: Iterable[str]) -> dict[str, list[str]]:
     return parts
 
 
-def unpack(name: str, parts: Iterable[str], read: Callable[[str], Tensor], device: str) -> Tensor:
-    """The values that a layer with this packed weight multiplies with, on `device`; shape [out, in]."""
-    stored = {part.removeprefix(f"{name}."): read(part) for part in parts}
-    state = bnb.QuantState.from_dict(stored, device=torch.device(device))
-    restored: Tensor = bnb.dequantize_4bit(read(name).to(device), state)
-    return restored
+class Packed:
+    """A packed weight whose rows are dequantised as they are asked for, to the values that its layer multiplies with.
+
+    `read` gives a tensor of the file by name; what is computed is computed on `device` and lies on the CPU.
+    """
+
+    def __init__(self, name: str, parts: Iterable[str], read: Callable[[str], Tensor], device: str) -> None:
+        stored = {part.removeprefix(f"{name}."): read(part) for part in parts}
+        self.state = bnb.QuantState.from_dict(stored, device=torch.device(device))
+        self.shape: tuple[int, ...] = tuple(self.state.shape)
+        self.dtype: torch.dtype = self.state.dtype
+        self.device, self.packed = device, read(name).reshape(-1)
+        self.scales: Tensor | None = None
+        self.lock = Lock()
+
+    def rows(self, begin: int, end: int) -> Tensor:
+        """Rows of the matrix, `begin` at the first value of a block."""
+        columns = self.shape[-1]
+        first, last = begin * columns, end * columns
+        if first % BLOCK_SIZE:
+            raise ValueError(f"row {begin} begins within a block of {BLOCK_SIZE} values")
+        scales = self._scales()[first // BLOCK_SIZE : -(-last // BLOCK_SIZE)]
+        state = bnb.QuantState(
+            absmax=scales.contiguous(),
+            shape=torch.Size([end - begin, columns]),
+            code=self.state.code,
+            blocksize=BLOCK_SIZE,
+            quant_type="nf4",
+            dtype=self.dtype,
+        )
+        packed = self.packed[first // 2 : -(-last // 2)].to(self.device)
+        restored: Tensor = bnb.dequantize_4bit(packed.reshape(-1, 1), state)
+        return restored.cpu()
+
+    def _scales(self) -> Tensor:
+        """The scale of each block in fp32; nested ones are unpacked once (functional.py, dequantize_4bit)."""
+        with self.lock:
+            if self.scales is None:
+                state = self.state
+                found = (
+                    bnb.dequantize_blockwise(state.absmax, state.state2) + state.offset
+                    if state.nested
+                    else None
+                )
+                self.scales = (state.absmax if found is None else found).float()
+            return self.scales
+
+    def release(self) -> None:
+        """Let go of what was unpacked of the scales."""
+        self.scales = None

@@ -55,8 +55,8 @@ def probe(
     return Probe(prompts, logits, [list(answer.ids) for answer in answers])
 
 
-def probe_fresh(folder: Path, rows_file: Path, run: RunConfig) -> Probe:
-    """The exported folder, loaded by a process of its own that knows nothing but its files.
+def probe_fresh(folder: Path, rows_file: Path, run: RunConfig, count: int | None = None) -> Probe:
+    """The exported folder on the first `count` rows, loaded by a process of its own that knows nothing but its files.
 
     Raises MachineError where that process fails; its own line says why.
     """
@@ -64,6 +64,7 @@ def probe_fresh(folder: Path, rows_file: Path, run: RunConfig) -> Probe:
         request = {
             "folder": str(folder),
             "rows": str(rows_file),
+            "count": count,
             "model": plain(run.model),
             "hardware": plain(run.hardware),
             "batch_rows": run.eval.batch_rows,
@@ -90,7 +91,7 @@ def main(request: dict[str, Any], scratch: Path) -> None:
     model = recorded(ModelConfig, request["model"])
     hardware = recorded(HardwareConfig, request["hardware"])
     loaded = load_plain(Path(request["folder"]), model, hardware, torch.bfloat16)
-    rows = read_rows(Path(request["rows"]))
+    rows = read_rows(Path(request["rows"]))[: request["count"]]
     _write_probe(probe(loaded, rows, request["batch_rows"], request["max_new_tokens"], "merged"), scratch)
 
 

@@ -130,7 +130,7 @@ def write_conf(folder: Path) -> None:
             "# @package _global_\ndefaults:\n  - override /model: tiny_llama\n  - override /data: tiny_rows\n"
             "  - override /train: qlora_cpu\n  - override /eval: tiny_eval\n\nname: tiny\n"
             "train:\n  max_steps: 30\n  global_batch: 8\n  micro_batch: 8\n  lr: 1e-2\n"
-            "export:\n  min_positions: 20\n"
+            "export:\n  min_positions: 20\n  max_top1_below_floor: 0.1 # random weights, 88 positions\n"
         ),
     }
     for name, text in files.items():

@@ -71,6 +71,16 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def adopt(path: Path, target: Path) -> None:
+    """The same file under another name too, in place of whatever stood there; a copy where the disk knows no links."""
+    target.unlink(missing_ok=True)
+    try:
+        target.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, target)
+        target.chmod(0o600)
+
+
 def _set_aside(path: Path) -> Path:
     """The folder under a name that says it is to be deleted."""
     doomed = path.with_name(DOOMED + path.name)

@@ -47,11 +47,19 @@ class HashCache:
 
     def digest(self, path: Path) -> str:
         """sha256 of the file, from the cache where inode, size and mtime are as they were."""
-        stat = path.stat()
-        key = f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}"
+        key = self._key(path)
         if key not in self.known:
             self.known[key] = sha256_file(path)
         return self.known[key]
+
+    def remember(self, path: Path, digest: str) -> None:
+        """Take the digest of a finished file from whoever hashed its bytes while writing them."""
+        self.known[self._key(path)] = digest
+
+    @staticmethod
+    def _key(path: Path) -> str:
+        stat = path.stat()
+        return f"{stat.st_dev}:{stat.st_ino}:{stat.st_size}:{stat.st_mtime_ns}"
 
     def save(self) -> None:
         """Write the cache atomically; a read-only root is no problem of the reader's."""

@@ -23,7 +23,8 @@ POSITIVE = (
     "data.limits.seconds data.limits.memory_mib data.limits.pages data.limits.characters data.windows.max_chars "
     "data.contamination.ngram_words data.contamination.drop_coverage "
     "eval.resamples eval.batch_rows eval.batch_tokens eval.max_new_tokens eval.forgetting.max_new_tokens "
-    "eval.shots eval.shot_tokens export.min_positions export.max_kl_over_floor "
+    "eval.shots eval.shot_tokens export.min_positions export.free_positions export.auto_rows "
+    "export.max_kl_over_floor "
     "show.rows show.characters ask.characters review.rows"
 ).split()
 SEEDS = ("train.seed", "data.seed", "eval.seed")
@@ -33,7 +34,7 @@ FRACTIONS = (
     "data.near_duplicates.jaccard data.windows.keep_empty_fraction data.contamination.review_coverage "
     "data.contamination.boilerplate_fraction train.warmup_fraction train.max_over_length_fraction "
     "train.max_marked_fraction train.max_untrained_fraction train.lora.dropout "
-    "eval.confidence plan.memory_margin plan.speed_margin"
+    "eval.confidence plan.memory_margin plan.speed_margin export.max_top1_below_floor export.min_fp32_top1"
 ).split()
 
 

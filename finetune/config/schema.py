@@ -157,11 +157,25 @@ class UseConfig:
     """Of all products and services of the company and its affiliates: what licences with a limit count."""
 
 
+class MergeBase(Enum):
+    dequantised = "dequantised"
+    """The 4-bit base as training multiplied with it, dequantised: the function that was trained and evaluated."""
+    original = "original"
+    """The pinned base as its maker stored it: no error of quantisation, but weights that the adapter never saw."""
+    auto = "auto"
+    """Merge onto both, measure both on validation rows, ship one and record both (docs/export.md)."""
+
+
 @dataclass
 class ExportConfig:
     use: UseConfig = field(default_factory=UseConfig)
+    base: MergeBase = MergeBase.dequantised
+    auto_rows: int = 200
+    """base=auto: the first so many validation rows decide."""
     min_positions: int = 1000
-    """Answer positions of the test set that the fidelity comparison must cover."""
+    """Answer positions of the test set that there must be."""
+    free_positions: int = 3000
+    """Answer positions that the format leaves open, at which the comparison is wanted; fewer are told, not refused."""
     max_fp32_kl: float = 1e-4
     """Nats a position, merged against adapter in fp32: what the order of sums may cost."""
     min_fp32_top1: float = 0.999
@@ -170,6 +184,8 @@ class ExportConfig:
 
     Measured: 1.0 on the demo's trained adapter, 1.9 on a random 2-layer Llama.
     """
+    max_top1_below_floor: float = 0.01
+    """bf16 top-1 agreement of merged and adapter may lie so far below that of the noise floor."""
     fp32_check: bool = True
     """Needs 4 bytes a parameter in memory; false leaves fp32_kl and fp32_top1 null, and the card says so."""
     force: bool = False

@@ -5,16 +5,21 @@ from typing import Any
 import pytest
 import torch
 
+from finetune.agreement import agreement
+from finetune.chat import IGNORE, Encoded
 from finetune.config.schema import ExportConfig
-from finetune.fidelity import agreement, verdict
+from finetune.fidelity import verdict
+from finetune.free_positions import free_positions
 
 GOOD: dict[str, Any] = {
     "prompt_ids_equal": True,
-    "positions": 2000,
+    "max_rounding_ulp": 0.5,
+    "answer_positions": 2000,
     "fp32_kl": 1e-9,
     "fp32_top1": 1.0,
     "mean_kl": 2.9e-4,
-    "floor": {"kl": 1e-4},
+    "top1_agreement": 0.985,
+    "floor": {"kl": 1e-4, "top1": 0.99},
 }
 
 
@@ -46,7 +51,10 @@ def test_good_figures_pass() -> None:
     ("change", "told"),
     [
         ({"prompt_ids_equal": False}, "other prompt ids"),
-        ({"positions": 999}, r"export\.min_positions=1000"),
+        ({"max_rounding_ulp": 0.51}, "0.510 bf16 places from the fp32 sum"),
+        ({"top1_agreement": 0.979}, r"0\.9790 is below 0\.9800.*export\.max_top1_below_floor=0\.01"),
+        ({"mean_kl": math.nan}, "bf16 KL nan is above"),
+        ({"answer_positions": 999}, r"export\.min_positions=1000"),
         ({"fp32_kl": 2e-4}, r"export\.max_fp32_kl"),
         ({"fp32_top1": 0.99}, r"export\.min_fp32_top1"),
         ({"mean_kl": 3.1e-4}, r"export\.max_kl_over_floor=3\.0 times"),
@@ -59,3 +67,31 @@ def test_each_threshold_is_refused_by_name(change: dict[str, Any], told: str) ->
 
 def test_without_the_fp32_check_its_thresholds_do_not_apply() -> None:
     assert verdict({**GOOD, "fp32_kl": None, "fp32_top1": None}, ExportConfig(fp32_check=False)) == []
+
+
+def answers(*texts: str) -> list[Encoded]:
+    return [Encoded([0, *map(ord, text)], [IGNORE, *map(ord, text)]) for text in texts]
+
+
+def free(*texts: str, others: list[Encoded] | None = None) -> str:
+    """The answers' tokens, one after the other: free ones as they are, forced ones as a dash."""
+    found = free_positions(answers(*texts), others or [])
+    return "".join(
+        letter if open_ else "-" for letter, open_ in zip("".join(texts), found.tolist(), strict=True)
+    )
+
+
+def test_what_two_answers_share_after_the_same_beginning_is_forced_by_the_format() -> None:
+    # n or p decides; the rest of the label and the end are forced
+    assert free("notice$", "pay$", "notice$", "pay$") == "n------p---n------p---"
+    # the third token decides between two labels that begin alike
+    assert free("nod$", "not$", "not$", "nod$") == "--d---t---t---d-"
+
+
+def test_in_a_list_going_on_or_closing_is_a_choice() -> None:
+    assert free("[a]$", "[a,b]$", "[a]$", "[a,b]$") == "--]---,-----]---,---"
+
+
+def test_nothing_is_forced_in_an_answer_that_begins_like_no_other() -> None:
+    assert free("xyz$", "abc$", "abc$") == "xyz$a---a---"
+    assert free("xyz$", "abc$", others=answers("xyz$", "abc$")) == "x---a---"

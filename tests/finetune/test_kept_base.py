@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from finetune.adapter_files import write_adapter
-from finetune.adapter_weights import read_adapter
+from finetune.adapter_reading import read_adapter
 from finetune.architecture import config_of
 from finetune.artifacts import Artifact, Manifest, Output, input_record
 from finetune.artifacts.hashing import CACHE
@@ -30,7 +30,8 @@ from finetune.config.schema import Checkpointing, TrainConfig
 from finetune.dataset import TrainingRows
 from finetune.errors import ConfigError, DataError, MachineError
 from finetune.kept_base import quantise_base, training_base
-from finetune.merge import Base, write_merged
+from finetune.merge import write_merged
+from finetune.merge_base import Base
 from finetune.model import TrainedOn, load_base, quantised_base, quantised_modules, trained_on
 from finetune.quantise import run as quantise
 from finetune.stage import stage

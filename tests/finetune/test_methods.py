@@ -12,14 +12,17 @@ from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from finetune.adapter_weights import AdapterWeights, Factors, read_adapter
+from finetune.adapter_reading import read_adapter
+from finetune.adapter_weights import AdapterWeights
+from finetune.agreement import Agreement, agreement
 from finetune.config.plan import Device, HardwareConfig
 from finetune.config.schema import Checkpointing, LoraSettings, TrainConfig
 from finetune.dataset import encode_rows
 from finetune.dora import use_exact_dora
 from finetune.errors import ConfigError, DataError
-from finetune.fidelity import Agreement, agreement
-from finetune.merge import Base, merged_tensors, write_merged
+from finetune.lora_factors import Factors
+from finetune.merge import merged_tensors, write_merged
+from finetune.merge_base import Base
 from finetune.methods import lora_config, require_targets
 from finetune.model import quantised_modules
 from finetune.trainer import make_trainer
@@ -275,10 +278,17 @@ PAIR = {"base_model.model.x.lora_A.weight": A, "base_model.model.x.lora_B.weight
         (
             {},
             {**PAIR, "base_model.model.e.lora_embedding_A": A.clone()},
-            "lora_embedding_A is not a LoRA factor",
+            "do not pair up, first e",
         ),
         ({"rank_pattern": {"x": 3}}, PAIR, "x has factors of rank 2 and 2, but adapter_config.json says 3"),
-        ({"lora_bias": True}, PAIR, "the adapter uses lora_bias, which this merge does not know"),
+        ({"lora_bias": True}, PAIR, "A and B factors do not pair up, first x"),
+        (
+            {"ensure_weight_tying": True},
+            PAIR,
+            "the adapter uses ensure_weight_tying, which this merge does not know",
+        ),
+        ({"bias": "some"}, PAIR, "the adapter uses bias, which this merge does not know"),
+        ({}, {**PAIR, "base_model.model.x.lora_C.weight": A.clone()}, "lora_C.weight is not a LoRA factor"),
         ({"init_lora_weights": "pissa"}, PAIR, "the adapter uses init_lora_weights"),
         ({"something_new": {"a": 1}}, PAIR, "the adapter uses something_new"),
         ({"peft_type": "LOHA"}, PAIR, "the adapter uses peft_type"),

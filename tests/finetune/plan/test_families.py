@@ -15,7 +15,8 @@ from finetune.config.model import BaseConfig, BaseKind, ModelConfig
 from finetune.config.plan import Device, HardwareConfig
 from finetune.config.schema import Checkpointing, LoraSettings, TrainConfig
 from finetune.dataset import TrainingRows
-from finetune.merge import Base, write_merged
+from finetune.merge import write_merged
+from finetune.merge_base import Base
 from finetune.model import load_plain, quantised_modules
 from finetune.plan.settings import AttentionKernel, Settings
 from finetune.plan.simulate import simulate

@@ -1,0 +1,194 @@
+"""Safetensors files a piece at a time: mapped where they are read, written in sequence and hashed on the way.
+
+The format: 8 bytes with the header's length, the header in JSON, the tensors one after the other
+(https://huggingface.co/docs/safetensors, "Format"). The library's own writer takes a whole file's tensors at once, and
+its reader maps a file writably, which counts as the process's own memory.
+"""
+
+import hashlib
+import json
+import mmap
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from math import prod
+from pathlib import Path
+from queue import Queue
+from threading import Thread
+from typing import Any, BinaryIO
+
+from finetune.artifacts import atomic
+from finetune.errors import DataError
+
+ITEM_BYTES = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
+    **dict.fromkeys(("BF16", "F16", "I16", "U16"), 2),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F64", "I64", "U64"), 8),
+}
+MAX_HEADER = 100_000_000
+"""Bytes; the library refuses a longer one too."""
+PIECE = 8 << 20
+"""Bytes that are copied at once."""
+WAITING = 4
+"""Pieces that may wait for the writer."""
+FLUSHED = 32 << 20
+"""Bytes after which the disk is asked to begin writing: what is left for the end of the file stays small."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a file: its type in the format's words, its shape, and where in the file its bytes are."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def read_header(path: Path) -> dict[str, Entry]:
+    """The tensors of a file by name, in the order of their bytes.
+
+    Raises DataError where the header cannot be read, or does not agree with the bytes that are there.
+    """
+    try:
+        with path.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if not 2 <= length <= MAX_HEADER:
+                raise ValueError(f"a header of {length} bytes")
+            found = json.loads(stream.read(length))
+        found.pop("__metadata__", None)
+        entries = [_entry(name, item, 8 + length) for name, item in found.items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} cannot be read ({error}); copy it again") from None
+    entries.sort(key=lambda entry: (entry.begin, entry.end))
+    ends = [8 + length, *(entry.end for entry in entries)]
+    gaps = any(entry.begin != end for entry, end in zip(entries, ends, strict=False))
+    if gaps or ends[-1] != path.stat().st_size:
+        raise DataError(f"{path} is damaged or cut short: its header names other bytes; copy it again")
+    return {entry.name: entry for entry in entries}
+
+
+def _entry(name: str, item: dict[str, Any], start: int) -> Entry:
+    begin, end = item["data_offsets"]
+    shape = tuple(int(length) for length in item["shape"])
+    if end - begin != prod(shape) * ITEM_BYTES[item["dtype"]]:
+        raise ValueError(f"{name} has {end - begin} bytes for shape {list(shape)}")
+    return Entry(name, item["dtype"], shape, start + begin, start + end)
+
+
+class Mapped:
+    """A file whose tensors are pages of the disk, read when they are looked at and let go by `forget`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.entries = path, read_header(path)
+        with path.open("rb") as stream:
+            self.pages = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        self.pages.madvise(mmap.MADV_SEQUENTIAL)
+
+    def bytes_of(self, name: str, begin: int = 0, end: int | None = None) -> memoryview:
+        """A tensor's bytes, or a part of them."""
+        entry = self.entries[name]
+        stop = entry.end if end is None else entry.begin + end
+        return memoryview(self.pages)[entry.begin + begin : stop]
+
+    def forget(self, name: str) -> None:
+        """Give the pages of a tensor back; they are read again where somebody looks."""
+        entry = self.entries[name]
+        begin = -(-entry.begin // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = entry.end // mmap.PAGESIZE * mmap.PAGESIZE - begin
+        if length > 0:
+            self.pages.madvise(mmap.MADV_DONTNEED, begin, length)
+
+
+def layout(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> tuple[bytes, list[Entry]]:
+    """The first bytes of a file with tensors of these names, types and shapes, and where each of them goes.
+
+    The order is the library's: wide types first, so that each stands at a multiple of its width, then by name.
+    """
+    ordered = sorted(tensors, key=lambda item: (-ITEM_BYTES[item[1]], item[0]))
+    ends = [0]
+    for _, dtype, shape in ordered:
+        ends.append(ends[-1] + prod(shape) * ITEM_BYTES[dtype])
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    for (name, dtype, shape), offsets in zip(ordered, pairwise(ends), strict=True):
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    start = 8 + len(text)
+    entries = [_entry(name, item, start) for name, item in header.items() if name != "__metadata__"]
+    return len(text).to_bytes(8, "little") + text, entries
+
+
+class Sink:
+    """Takes the pieces of a file in turn; a thread of its own writes and hashes them meanwhile."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream, self.sha256, self.size = stream, hashlib.sha256(), 0
+        self.error: BaseException | None = None
+        self._flushed = 0
+        self._pieces: Queue[tuple[memoryview, Callable[[], None], Any] | None] = Queue(WAITING)
+        self._thread = Thread(target=self._work, name="shard writer", daemon=True)
+        self._thread.start()
+
+    def put(self, piece: memoryview, done: Callable[[], None] = lambda: None, digest: Any = None) -> None:
+        """Hand over the next bytes; `done` is called once they may change. Raises what writing raised.
+
+        `digest` is another hash that takes them too, such as that of the tensor that they belong to.
+        """
+        if self.error is not None:
+            raise self.error
+        self._pieces.put((piece, done, digest))
+
+    def close(self) -> None:
+        """Wait for what was handed over, and end. Raises what writing raised."""
+        self._pieces.put(None)
+        self._thread.join()
+        if self.error is not None:
+            raise self.error
+
+    def _work(self) -> None:
+        while (item := self._pieces.get()) is not None:
+            piece, done, digest = item
+            try:
+                if self.error is None:
+                    self._write(piece)
+                    if digest is not None:
+                        digest.update(piece)
+            except BaseException as error:  # noqa: BLE001  (raised where the next piece is handed over)
+                self.error = error
+            piece.release()
+            done()
+
+    def _write(self, piece: memoryview) -> None:
+        self.stream.write(piece)
+        self.sha256.update(piece)
+        self.size += piece.nbytes
+        if self.size - self._flushed >= FLUSHED:
+            # Linux begins to write the dirty pages of a range that it is told not to keep (mm/fadvise.c)
+            self.stream.flush()
+            os.posix_fadvise(
+                self.stream.fileno(), self._flushed, self.size - self._flushed, os.POSIX_FADV_DONTNEED
+            )
+            self._flushed = self.size
+
+
+@contextmanager
+def written(path: Path) -> Iterator[Sink]:
+    """A new file to put pieces into, whole and on disk when left."""
+    with atomic.created(path) as stream:
+        sink = Sink(stream)
+        try:
+            yield sink
+        except BaseException:
+            sink.error = sink.error or RuntimeError("abandoned")
+            raise
+        finally:
+            if sink.error is None:
+                sink.close()
+            else:
+                sink._pieces.put(None)
+                sink._thread.join()
