@@ -2,20 +2,28 @@
 
 import sys
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
-from finetune import artifacts
+from finetune import artifacts, audit
+from finetune.adapter_export import write_adapter_folder
 from finetune.artifacts import Artifact, Output, Spec, input_record
+from finetune.artifacts.hashing import HashCache
 from finetune.config import RunConfig, recorded
 from finetune.config.data import DataConfig
 from finetune.config.model import ModelConfig
+from finetune.config.schema import ExportFormat
 from finetune.console import say
 from finetune.errors import RefusedError
-from finetune.handover import copy_companions, gate_report, require_gate
+from finetune.handover import as_evaluated, gate_report, require_gate, write_handover
 from finetune.licences import require_lawful
 from finetune.metrics import JobType
+from finetune.server_files import write_merged_settings
+from finetune.signing import Key, open_key
 from finetune.stage import stage
 from finetune.tracking import Tracker, open_run
 from finetune.training_data import require_lawful_mix
+from finetune.verify import verify
 
 
 def run(run: RunConfig) -> Artifact:
@@ -31,6 +39,7 @@ def run(run: RunConfig) -> Artifact:
     report = gate_report(run, adapter)
     overrides = require_gate(run, adapter, report)
     inputs = {"adapter": adapter, "base": pinned, "data": data, **({"report": report} if report else {})}
+    key = open_key(run)
     spec = Spec(
         "export",
         2,
@@ -42,10 +51,20 @@ def run(run: RunConfig) -> Artifact:
         if output.finished is None:
             output.overrides = overrides + (report.manifest.overrides if report else [])
             with open_run(run, JobType.export, spec) as tracker:
-                _export(run, inputs, output, tracker)
+                _export(as_evaluated(run, report), inputs, output, tracker)
+            output.facts["audit"] = audit.record_inputs(run, inputs.values()).record()
+            output.seal = partial(key.sign, output.folder)
         else:
             say("already exported with these settings; nothing to do")
+            _require_signed(run, output.folder, key)
+    say(f"to verify it anywhere: make verify EXPORT={output.folder} KEY={key.public}")
     return output.made()
+
+
+def _require_signed(run: RunConfig, folder: Path, key: Key) -> None:
+    cache = HashCache(Path(run.paths.artifacts_root), run.paths.rehash)
+    verify(folder, key.public, cache.digest)
+    cache.save()
 
 
 def _export(run: RunConfig, inputs: dict[str, Artifact], output: Output, tracker: Tracker) -> None:
@@ -53,14 +72,18 @@ def _export(run: RunConfig, inputs: dict[str, Artifact], output: Output, tracker
     from finetune.fidelity import as_trained, measure, numbers, told
     from finetune.merge import write_merged
     from finetune.model import ADAPTER, trained_on
-    from finetune.model_card import model_card
 
+    output.facts = {"batch_rows": run.eval.batch_rows, "hardware": run.hardware.name}
+    if run.export.format is ExportFormat.adapter:
+        write_adapter_folder(run, inputs["adapter"], inputs["base"], output)
+        write_handover(run, inputs, None, output)
+        return
     adapter, pinned, data = inputs["adapter"], inputs["base"], inputs["data"]
     say("merging onto the base as training saw it: fp32 sums, one rounding to bf16")
     weights = read_adapter(adapter.path(ADAPTER))
     base = trained_on(run.paths, adapter, pinned)
     merged = write_merged(as_trained(run, adapter, base), weights, output.folder)
-    copy_companions(pinned.folder, output)
+    write_merged_settings(run, pinned.folder, output)
     say(f"{len(merged.changed)} tensors changed; comparing the merged weights with the adapter")
     figures = measure(run, adapter, base, data.path("test.jsonl"), output.folder)
     figures |= {"tensors_changed": len(merged.changed), "max_rounding_ulp": merged.max_rounding_ulp}
@@ -69,9 +92,8 @@ def _export(run: RunConfig, inputs: dict[str, Artifact], output: Output, tracker
     say(told(figures))
     if not figures["passed"]:
         raise RefusedError(figures["problems"])
-    output.write_text("README.md", model_card(run, inputs, figures, output.overrides))
     output.counts = {"tensors_changed": len(merged.changed), "positions": figures["positions"]}
-    output.facts = {"batch_rows": run.eval.batch_rows, "hardware": run.hardware.name}
+    write_handover(run, inputs, figures, output)
 
 
 if __name__ == "__main__":
