@@ -17,6 +17,7 @@ fetch-base_MODULE := finetune.fetch_base
 quantise-base_MODULE := finetune.quantise
 show-mask_MODULE := finetune.show_mask
 status_MODULE := finetune.status
+audit_MODULE := finetune.show_audit
 ask_MODULE := eval.ask
 review_MODULE := eval.review
 
@@ -24,7 +25,8 @@ STAGE = $(BIN)/python -m $($@_MODULE) experiment=$(CONF) $(if $(RUN),"run='$(RUN
 CHOICES = ls conf/experiment $(if $(CONF_DIR),"$(CONF_DIR)/experiment" 2>/dev/null) | sed -n 's/\.yaml$$//p' | sort | paste -sd ' '
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo all fetch-base quantise-base preflight status show show-mask ask review test check fix check-conf $(STAGES)
+.PHONY: help setup demo all fetch-base quantise-base preflight status audit verify publish show show-mask ask review \
+	test check fix check-conf $(STAGES)
 
 help: ## list the commands
 	@grep -hE '^[a-z][a-z -]*:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 28
@@ -76,6 +78,15 @@ export: check-conf $(READY) ## merge what passed its gate, prove the merge equal
 
 status: check-conf $(READY) ## where each stage stands, and how far a training run is; from another shell
 	@$(STAGE)
+
+audit: check-conf $(READY) ## is the audit trail whole, and how an export came about, from raw data to signature
+	@$(STAGE)
+
+verify: $(READY) ## EXPORT=<folder> KEY=<public key>: is every byte as it was signed; needs nothing else
+	@$(BIN)/python -m finetune.verify --export "$(EXPORT)" --key "$(KEY)"
+
+publish: $(READY) ## EXPORT=<folder> TO=<URL>: copy, read back, name it current; ROLLBACK=<name>/<run> goes back
+	@$(BIN)/python -m finetune.publish --export "$(EXPORT)" --to "$(TO)" --key "$(KEY)" --rollback "$(ROLLBACK)"
 
 ask: check-conf $(READY) ## your own prompts, base and adapter side by side; FILE=prompts.txt, .jsonl or -, OUT=new.jsonl
 	@$(STAGE) $(if $(FILE),"ask.file='$(FILE)'") $(if $(OUT),"ask.out='$(OUT)'")

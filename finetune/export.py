@@ -3,22 +3,30 @@
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from finetune import artifacts
+from finetune import artifacts, audit
+from finetune.adapter_export import write_adapter_folder
 from finetune.artifacts import Artifact, Output, Spec, input_record
+from finetune.artifacts.hashing import HashCache
 from finetune.config import RunConfig, recorded
 from finetune.config.data import DataConfig
 from finetune.config.model import ModelConfig
+from finetune.config.schema import ExportFormat
 from finetune.console import say
 from finetune.errors import RefusedError
-from finetune.handover import copy_companions, gate_report, require_gate
+from finetune.handover import as_evaluated, gate_report, require_gate, write_handover
 from finetune.licences import require_lawful
 from finetune.merge_names import kept_names
 from finetune.metrics import JobType
+from finetune.server_files import write_merged_settings
+from finetune.signing import Key, open_key
 from finetune.stage import stage
 from finetune.tracking import Tracker, open_run
 from finetune.training_data import require_lawful_mix
+from finetune.verify import verify
 
 
 def run(run: RunConfig) -> Artifact:
@@ -34,6 +42,7 @@ def run(run: RunConfig) -> Artifact:
     report = gate_report(run, adapter)
     overrides = require_gate(run, adapter, report)
     inputs = {"adapter": adapter, "base": pinned, "data": data, **({"report": report} if report else {})}
+    key = open_key(run)
     spec = Spec(
         "export",
         3,
@@ -46,10 +55,20 @@ def run(run: RunConfig) -> Artifact:
         if output.finished is None:
             output.overrides = overrides + (report.manifest.overrides if report else [])
             with open_run(run, JobType.export, spec) as tracker:
-                _export(run, inputs, output, tracker)
+                _export(as_evaluated(run, report), inputs, output, tracker)
+            output.facts["audit"] = audit.record_inputs(run, inputs.values()).record()
+            output.seal = partial(key.sign, output.folder)
         else:
             say("already exported with these settings; nothing to do")
+            _require_signed(run, output.folder, key)
+    say(f"to verify it anywhere: make verify EXPORT={output.folder} KEY={key.public}")
     return output.made()
+
+
+def _require_signed(run: RunConfig, folder: Path, key: Key) -> None:
+    cache = HashCache(Path(run.paths.artifacts_root), run.paths.rehash)
+    verify(folder, key.public, cache.digest)
+    cache.save()
 
 
 def _export(run: RunConfig, inputs: dict[str, Artifact], output: Output, tracker: Tracker) -> None:
@@ -57,13 +76,17 @@ def _export(run: RunConfig, inputs: dict[str, Artifact], output: Output, tracker
     from finetune.merge_auto import merge_chosen
     from finetune.merge_choice import change_config
     from finetune.model import trained_on
-    from finetune.model_card import model_card
 
+    output.facts = {"batch_rows": run.eval.batch_rows, "hardware": run.hardware.name}
+    if run.export.format is ExportFormat.adapter:
+        write_adapter_folder(run, inputs["adapter"], inputs["base"], output)
+        write_handover(run, inputs, None, output)
+        return
     adapter, pinned, data = inputs["adapter"], inputs["base"], inputs["data"]
     base = trained_on(run.paths, adapter, pinned)
 
     def complete(folder: Output, config: Mapping[str, Any]) -> None:
-        copy_companions(pinned.folder, folder)
+        write_merged_settings(run, pinned.folder, folder)
         change_config(folder, config)
 
     chosen = merge_chosen(run, adapter, base, data, output, complete)
@@ -75,9 +98,8 @@ def _export(run: RunConfig, inputs: dict[str, Artifact], output: Output, tracker
     say(told(figures))
     if not figures["passed"]:
         raise RefusedError(figures["problems"])
-    output.write_text("README.md", model_card(run, inputs, figures, output.overrides))
     output.counts = {"tensors_changed": figures["tensors_changed"], "positions": figures["positions"]}
-    output.facts = {"batch_rows": run.eval.batch_rows, "hardware": run.hardware.name}
+    write_handover(run, inputs, figures, output)
 
 
 if __name__ == "__main__":

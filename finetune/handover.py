@@ -1,33 +1,58 @@
-"""What merged weights need to leave the house: a gate that passed, tokenizer verbatim, licence texts, the report."""
+"""What leaves the house: only what passed its gate, with its rights, its card and its evidence."""
 
 import json
-import shutil
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from finetune import artifacts
 from finetune.artifacts import Artifact, Output
-from finetune.base import TOKENIZER_FILES, legal_texts
 from finetune.config import RunConfig
+from finetune.config.schema import ExportFormat
 from finetune.console import say
 from finetune.errors import RefusedError
+from finetune.evidence import write_evidence
+from finetune.licence_texts import legal_of, write_licences
+from finetune.licences import require_lawful, unique
+from finetune.model_card import Made, model_card
+from finetune.sbom import SBOM, sbom
+from finetune.training_data import require_lawful_mix
 
-LOCAL_KEYS = ("quantization_config", "_name_or_path", "_model_name_or_path")
+CHANGE = {
+    ExportFormat.merged: "fine-tuned with QLoRA and merged: every *.safetensors file, config.json, "
+    "generation_config.json and README.md were changed",
+    ExportFormat.adapter: "fine-tuned with QLoRA: adapter_model.safetensors is what was learned, and the base is "
+    "unchanged",
+    ExportFormat.nf4: "fine-tuned with QLoRA, merged and quantised: every *.safetensors file, config.json, "
+    "generation_config.json and README.md were changed",
+}
 
 
-def copy_companions(base: Path, output: Output) -> None:
-    """Copy what a server needs from the base; transformers would write a tokenizer that servers cannot read."""
-    for name in (*TOKENIZER_FILES, "generation_config.json", "merges.txt", "vocab.json", "tokenizer.model"):
-        if (base / name).is_file():
-            shutil.copyfile(base / name, output.path(name))
-    for path in legal_texts(base):
-        shutil.copyfile(path, output.path(path.name))
-    config = json.loads((base / "config.json").read_text())
-    for key in LOCAL_KEYS:
-        config.pop(key, None)
-    for part in (config, config.get("text_config", {})):
-        part["dtype"] = "bfloat16"
-    output.write_text("config.json", json.dumps(config, indent=2) + "\n")
+def write_handover(
+    run: RunConfig, inputs: Mapping[str, Artifact], figures: Mapping[str, Any] | None, output: Output
+) -> None:
+    """Write what travels with the weights: licence texts, card, bill of materials, index of evidence.
+
+    `figures`: those of fidelity.json; None for an adapter alone, which nothing was merged of. Raises ConfigError or
+    RefusedError where a licence does not allow it.
+    """
+    data, mix = inputs["data"].manifest, inputs["adapter"].manifest.facts.get("mix", {})
+    licences = unique([*require_lawful(run), *require_lawful_mix(run, mix)])
+    repo = run.model.base.repo or run.model.name
+    legal = legal_of(licences, repo, data, mix)
+    change = f"{run.model.export_name} was made from {repo}, {CHANGE[run.export.format]}."
+    write_licences(legal, inputs["base"].folder, change, output)
+    output.write_text("README.md", model_card(run, Made(inputs, figures, output.overrides, legal)))
+    output.write_json(SBOM, sbom(run.model.export_name, run.model.licence, inputs))
+    write_evidence(inputs, output)
+
+
+def as_evaluated(run: RunConfig, report: Artifact | None) -> RunConfig:
+    """The configuration with the limit of answers of the report that lets the adapter go."""
+    if report is None:
+        return run
+    limit = report.manifest.config["eval"].get("max_new_tokens", run.eval.max_new_tokens)
+    return replace(run, eval=replace(run.eval, max_new_tokens=limit))
 
 
 def gate_report(run: RunConfig, adapter: Artifact) -> Artifact | None:

@@ -1,7 +1,7 @@
-"""What the licences of base and data allow, asked before anything is paid for. Facts and rules, not legal advice."""
+"""What the licences of base, data and teachers allow, asked before anything is paid for. Rules, not legal advice."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -50,18 +50,18 @@ SAID = {
 
 
 def require_lawful(run: RunConfig) -> list[Licence]:
-    """The licences that bind this run, base first, where all of them allow the declared use.
+    """The licences that bind this run, base first, then data and teacher, where all of them allow the declared use.
 
     Raises ConfigError where a record or a declaration is missing, RefusedError where a licence or the company's
     policy says no; every problem at once.
     """
-    base, data = _records(run.model.licence, run.data.licence)
-    licences = [base] if base == data else [base, data]
+    found = _records(declared(run))
+    base, licences = found["model.licence"], unique(found.values())
     undeclared = list(_undeclared(run, licences))
     refused = [
         *(line for licence in licences for line in _use_problems(run.export.use, licence)),
-        *_name_problems(run, [base, *([data] if data.binds_outputs else [])]),
-        *_output_problems(base, data),
+        *_name_problems(run, binding(licences)),
+        *(line for key, licence in found.items() for line in _output_problems(key, base, licence)),
         *_denied(run),
     ]
     if undeclared:
@@ -86,6 +86,36 @@ def read_licence(licence_id: str) -> Licence:
     return Licence(**found)
 
 
+def declared(run: RunConfig) -> dict[str, str]:
+    """The licence ids that a configuration names, by their settings, the base's first."""
+    ids = {"model.licence": run.model.licence, "data.licence": run.data.licence}
+    teacher = run.data.teacher_licence
+    return ids | ({"data.teacher_licence": teacher} if teacher else {})
+
+
+def unique(licences: Iterable[Licence]) -> list[Licence]:
+    """Each licence once, in order."""
+    return list({licence.id: licence for licence in licences}.values())
+
+
+def binding(licences: Sequence[Licence]) -> list[Licence]:
+    """Those whose name and display rules hold for the model: the base's, and of the rest what binds by outputs."""
+    base, *others = licences
+    return [base, *(licence for licence in others if licence.binds_outputs)]
+
+
+def strictest(licences: Sequence[Licence]) -> str:
+    """What all of them together allow, in one line."""
+    limits = [licence.max_monthly_users for licence in licences if licence.max_monthly_users]
+    commercial = "allowed" if all(licence.commercial for licence in licences) else "not allowed"
+    users = (
+        f"up to {min(limits):,} monthly users of the company and its affiliates"
+        if limits
+        else "no limit of users"
+    )
+    return f"commercial use {commercial}, {users}"
+
+
 def terms(licence: Licence) -> list[str]:
     """What a licence asks of the finished model, a line each, for people to read."""
     limit = licence.max_monthly_users
@@ -97,12 +127,12 @@ def terms(licence: Licence) -> list[str]:
     ]
 
 
-def _records(*ids: str) -> list[Licence]:
-    found: list[Licence] = []
+def _records(ids: Mapping[str, str]) -> dict[str, Licence]:
+    found: dict[str, Licence] = {}
     problems: list[str] = []
-    for licence_id in ids:
+    for key, licence_id in ids.items():
         try:
-            found.append(read_licence(licence_id))
+            found[key] = read_licence(licence_id)
         except HallmarkError as error:
             problems += error.problems
     if problems:
@@ -152,21 +182,20 @@ def _name_problems(run: RunConfig, licences: Sequence[Licence]) -> Iterator[str]
             )
 
 
-def _output_problems(base: Licence, data: Licence) -> Iterator[str]:
-    if not data.outputs_train_others and base != data:
+def _output_problems(key: str, base: Licence, licence: Licence) -> Iterator[str]:
+    if not licence.outputs_train_others and base != licence:
         yield (
-            f"data.licence={data.id}: outputs under {data.title} ({data.clause}) may not train a model under another "
+            f"{key}={licence.id}: outputs under {licence.title} ({licence.clause}) may not train a model under another "
             "licence; take other data, or a base under the same licence"
         )
 
 
 def _denied(run: RunConfig) -> Iterator[str]:
-    named = [("model.licence", run.model.licence), ("data.licence", run.data.licence)]
-    named += [("model.origin", origin) for origin in run.model.origin]
+    named = [*declared(run).items(), *(("model.origin", origin) for origin in run.model.origin)]
     for key, value in named:
         for pattern in run.policy.deny:
             if fnmatchcase(value.lower(), pattern.lower()):
-                kind = "data" if key == "data.licence" else "base"
+                kind = "data" if key.startswith("data.") else "base"
                 yield f"policy.deny={pattern} excludes {key}={value}; take another {kind}, or ask who keeps the policy"
 
 

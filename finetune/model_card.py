@@ -1,38 +1,66 @@
-"""The model card: where the weights come from and what was measured, from the manifests alone."""
+"""The model card: where the weights come from, what was measured and what was not, from the manifests alone."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from finetune.artifacts import Artifact
+from finetune.card_sections import gain, lost, not_evaluated
 from finetune.config import RunConfig
+from finetune.config.schema import ExportFormat, UseConfig
+from finetune.licence_texts import Legal
+from finetune.licences import strictest
 
 CARD = """---
-license: {licence}
+license: {front_licence}
 base_model: {repo}
-base_model_relation: merge
-library_name: transformers
+base_model_relation: {relation}
+library_name: {library}
 pipeline_tag: text-generation
 tags: [hallmark, qlora]
 ---
 # {title}
-
-{repo} fine-tuned with QLoRA on `{data}` and merged to bf16.
+{displays}
+{repo} fine-tuned with QLoRA on `{data}`, {what}.
 
 | | |
 |---|---|
-| base | {repo}, content `{base}` |
+| base | {repo}, revision {revision}, content `{base}` |
 | data | {data}, licence {data_licence}, content `{data_content}` |{mixed}
 | adapter | {name}/{adapter_run}, content `{adapter}` |
 | trained | {steps} steps over {rows} rows, {trained_tokens} answer tokens in all |
+| intended use | {intended_use} |
+| declared use | {declared_use} |
+| approved by | {approver} |
 
 ## Gain
 
 {gain}{overrides}
 
+## What was lost
+
+{lost}
+
 ## Served = merged = trained
 
-Merged onto the {merge_base} base (what training saw) in fp32, rounded once. Compared with the adapter at
+{fidelity}
+
+## Not evaluated
+
+{not_evaluated}
+
+## Licences and attribution
+
+Base: {licence}; its licence text is in this folder. Data: {data_licence}. {attribution}{mixed_attribution}
+All licences together: {strictest}. `NOTICE` has what they prescribe.
+
+## Limits
+
+Evaluated on the held-out test set of `{data}` only, greedy decoding, bf16, at most {max_new_tokens} new tokens. Nothing
+is known about other tasks, other languages or other settings. `serve.yaml` has the settings as evaluated; `evidence.md`
+says which file proves what.
+"""
+MERGED = """Merged onto the {merge_base} base{why} in fp32, rounded once. Compared with the adapter at
 {positions} answer positions of {prompts} held-out prompts:
 
 | | merged against adapter | noise floor of the adapter itself |
@@ -40,32 +68,48 @@ Merged onto the {merge_base} base (what training saw) in fp32, rounded once. Com
 | bf16 mean KL (nats) | {mean_kl:.2e} | {floor_kl:.2e} |
 | bf16 top-1 agreement | {top1:.4f} | {floor_top1:.4f} |
 | fp32 mean KL (nats) | {fp32_kl} | |
-| greedy answers equal | {greedy} of {prompts} | |
+| greedy answers equal | {greedy} of {prompts} | |"""
+ALONE = """The adapter as it was trained and evaluated, unmerged. **Not evaluated**: the adapter on the base in bf16, as
+`serve.yaml` serves it. Gain and losses above were measured on the base in 4 bits."""
+REQUANTISED = """
 
-## Licences and attribution
-
-Base: {licence}; its licence text is in this folder. Data: {data_licence}. {attribution}{mixed_attribution}
-
-## Limits
-
-Evaluated on the held-out test set of `{data}` only, greedy decoding, bf16. Nothing is known about other tasks,
-other languages or what the base could do before and cannot now.
-"""
+**Not evaluated**: the weights in this folder are these merged weights quantised once more to NF4, which rounds them
+anew. The figures above are those of the merged weights in bf16 before that."""
+KINDS = {
+    ExportFormat.merged: ("merge", "transformers", "merged to bf16"),
+    ExportFormat.adapter: ("adapter", "peft", "the adapter alone"),
+    ExportFormat.nf4: ("quantized", "transformers", "merged and quantised to NF4"),
+}
 
 
-def model_card(
-    run: RunConfig, inputs: Mapping[str, Artifact], figures: Mapping[str, Any], overrides: Sequence[str]
-) -> str:
-    """README.md of the export, with Hugging Face front matter; `overrides` are the gates that were forced."""
-    adapter, base, data = inputs["adapter"], inputs["base"], inputs["data"]
-    counts = adapter.manifest.counts
+@dataclass(frozen=True)
+class Made:
+    """What an export has become: its inputs, the figures of fidelity.json if it was merged, forced gates, rights."""
+
+    inputs: Mapping[str, Artifact]
+    figures: Mapping[str, Any] | None
+    overrides: Sequence[str]
+    legal: Legal
+
+
+def model_card(run: RunConfig, made: Made) -> str:
+    """README.md of the export, with Hugging Face front matter."""
+    adapter, base, data = (made.inputs[key] for key in ("adapter", "base", "data"))
+    report, counts = made.inputs.get("report"), adapter.manifest.counts
+    relation, library, what = KINDS[run.export.format]
     return CARD.format(
-        licence=_front_matter_licence(run.model.licence),
-        repo=run.model.base.repo or run.model.name,
+        front_licence=_front_matter_licence(run.model.licence),
+        relation=relation,
+        library=library,
+        what=what,
+        displays="".join(f"\n**{text}**\n" for text in made.legal.displays),
+        licence=run.model.licence,
+        repo=made.legal.base,
+        revision=base.manifest.config.get("base", {}).get("revision") or "not stated",
         title=run.model.export_name,
         data=data.manifest.name,
         base=base.manifest.content[:16],
-        data_licence=data.manifest.config["data"]["licence"],
+        data_licence=_licence_of(made.legal.data[data.manifest.name]),
         data_content=data.manifest.content[:16],
         name=run.name,
         adapter_run=adapter.manifest.run,
@@ -73,69 +117,82 @@ def model_card(
         rows=counts["rows"],
         steps=counts["steps"],
         trained_tokens=counts["trained_tokens"],
-        gain=_gain(inputs.get("report")),
-        overrides=_overrides(overrides),
-        merge_base="dequantised NF4" if figures["base"] == "dequantised" else "original",
+        intended_use=_cell(run.export.intended_use) or "**not stated** (`export.intended_use`)",
+        declared_use=_declared(run.export.use),
+        approver=_cell(run.export.approver) or "**nobody named** (`export.approver`)",
+        gain=gain(report),
+        lost=lost(report),
+        overrides=_overrides(made.overrides),
+        fidelity=_fidelity(run, made.figures),
+        not_evaluated="\n".join(f"- {told}" for told in _open_points(run, report)),
+        strictest=strictest(made.legal.licences),
+        max_new_tokens=run.eval.max_new_tokens,
+        **_mixed(adapter.manifest.facts.get("mix", {})),
+        attribution=made.legal.data[data.manifest.name]["attribution"],
+    )
+
+
+def _fidelity(run: RunConfig, figures: Mapping[str, Any] | None) -> str:
+    if figures is None:
+        return ALONE
+    fp32 = figures["fp32_kl"]
+    dequantised = figures["base"] == "dequantised"
+    text = MERGED.format(
+        merge_base="dequantised NF4" if dequantised else "original",
+        why=" (what training saw)" if dequantised else "",
         positions=figures["positions"],
         prompts=figures["prompts"],
         mean_kl=figures["mean_kl"],
         floor_kl=figures["floor"]["kl"],
         top1=figures["top1_agreement"],
         floor_top1=figures["floor"]["top1"],
-        fp32_kl="not run" if figures["fp32_kl"] is None else f"{figures['fp32_kl']:.2e}",
+        fp32_kl="**not evaluated**" if fp32 is None else f"{fp32:.2e}",
         greedy=figures["greedy_equal"],
-        **_mixed(adapter.manifest.facts.get("mix", {})),
-        attribution=data.manifest.config["data"]["attribution"],
     )
+    return text + (REQUANTISED if run.export.format is ExportFormat.nf4 else "")
+
+
+def _open_points(run: RunConfig, report: Artifact | None) -> list[str]:
+    of_format = {
+        ExportFormat.merged: "the tasks on the merged weights: gain and losses are the adapter's on the base in 4 bits",
+        ExportFormat.adapter: "the tasks on the base in bf16, on which a server runs the adapter",
+        ExportFormat.nf4: "the weights in this folder, which were quantised once more",
+    }
+    server = "the server: `make serve-check` measures it and writes its own record"
+    return [*not_evaluated(report), of_format[run.export.format], server]
+
+
+def _declared(use: UseConfig) -> str:
+    commercial = {True: "commercial", False: "not commercial", None: "not stated whether commercial"}
+    users = "users not stated" if use.monthly_users is None else f"{use.monthly_users:,} monthly users"
+    return f"{commercial[use.commercial]}, {users}"
+
+
+def _cell(text: str) -> str:
+    """A person's words as one table cell."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _licence_of(data: Mapping[str, str]) -> str:
+    teacher = data.get("teacher_licence")
+    return data["licence"] + (f", written by a model under {teacher}" if teacher else "")
 
 
 def _mixed(mix: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     """What the card says of data sets mixed into training."""
     rows = (
-        f"\n| mixed into training | {name}, licence {of['licence']}, content `{of['content'][:16]}` |"
+        f"\n| mixed into training | {name}, licence {_licence_of(of)}, content `{of['content'][:16]}` |"
         for name, of in mix.items()
     )
-    thanks = (f" {name}: {of['licence']}. {of['attribution']}" for name, of in mix.items())
+    thanks = (f" {name}: {_licence_of(of)}. {of['attribution']}" for name, of in mix.items())
     return {"mixed": "".join(rows), "mixed_attribution": "".join(thanks)}
 
 
 def _front_matter_licence(licence: str) -> str:
     """Hugging Face wants lower-case SPDX ids, and `other` for the rest (hub-docs, modelcard.md)."""
-    return "other" if licence.startswith("LicenseRef-") else licence.lower()
-
-
-def _gain(report: Artifact | None) -> str:
-    """The gate and the comparisons of the report on this very adapter; says so where there is none."""
-    if report is None:
-        return "No evaluation of this adapter has a gate: what it gained is not known."
-    found = json.loads(report.path("report.json").read_text())
-    level = f"{report.manifest.config['eval']['confidence']:.0%}".replace("%", " %")
-    passed = "passed" if found["gate"]["passed"] else "**not passed**"
-    lines = [
-        f"Verdict: **{found['verdict']}** against {found['reference']}, the best of those it must beat on "
-        f"{found['primary']}; gate {passed} (report {report.manifest.run}).",
-        "",
-        f"| against | task | metric | gain | {level} interval | verdict |",
-        "|---|---|---|---|---|---|",
-    ]
-    for item in found["comparisons"]:
-        lines.append(
-            f"| {item['a']} | {item['task']} | {item['metric']} | {item['delta']:+.3f} | "
-            f"{item['ci_low']:+.3f} to {item['ci_high']:+.3f} | {item['verdict']} |"
-        )
-    return "\n".join([*lines, *_losses(found["gate"]["checks"])])
-
-
-def _losses(checks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What must not have fallen, with the margin: those checks of the gate alone."""
-    kept = [check for check in checks if check["kind"] == "non_inferiority"]
-    if kept:
-        yield "\n| must not fall | metric | change | interval | margin | found |\n|---|---|---|---|---|---|"
-    for check in kept:
-        yield (
-            f"| {check['task']} | {check['metric']} | {check['delta']:+.3f} | {check['ci_low']:+.3f} to "
-            f"{check['ci_high']:+.3f} | {check['margin']:g} | {check['verdict']} |"
-        )
+    if not licence.startswith("LicenseRef-"):
+        return licence.lower()
+    return f"other\nlicense_name: {licence.removeprefix('LicenseRef-').lower()}\nlicense_link: LICENSE"
 
 
 def _overrides(overrides: Sequence[str]) -> str:

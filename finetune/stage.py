@@ -2,13 +2,15 @@
 
 import errno
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from finetune import audit
 from finetune.artifacts import Artifact
 from finetune.config import RunConfig, load
 from finetune.console import complain, quiet_libraries, say
-from finetune.errors import EXIT_STOPPED, HallmarkError, MachineError, PreemptedError
+from finetune.errors import EXIT_STOPPED, HallmarkError, MachineError, PreemptedError, RefusedError
 
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
@@ -35,7 +37,7 @@ def stage(name: str, body: Callable[[RunConfig], Artifact | None], argv: Sequenc
         run = load(argv)
         say(f"{name} {run.name}: model {run.model.name}, data {run.data.name}, hardware {run.hardware.name}")
         with _own_name(run.name):
-            artifact = body(run)
+            artifact = _audited(name, body, run)
         if artifact is None:
             return
         say(f"{name}: {artifact.folder}")
@@ -43,6 +45,20 @@ def stage(name: str, body: Callable[[RunConfig], Artifact | None], argv: Sequenc
             say(f"next: make {NEXT[name]} CONF={run.name}{_same_run(name, run, artifact)}")
 
     return guarded(work)
+
+
+def _audited(name: str, body: Callable[[RunConfig], Artifact | None], run: RunConfig) -> Artifact | None:
+    """What the stage returns, with an entry in the audit trail for it, or for its refusal."""
+    audit.read_trail(run.paths, run.name)  # a damaged trail stops the stage before its work, not after
+    since = time.time()
+    try:
+        artifact = body(run)
+    except RefusedError as refused:
+        audit.record_refused(run, name, refused.problems, since)
+        raise
+    if artifact is not None:
+        audit.record_finished(run, artifact, since)
+    return artifact
 
 
 def guarded(work: Callable[[], None]) -> int:

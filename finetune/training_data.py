@@ -9,7 +9,7 @@ from finetune import artifacts
 from finetune.artifacts import Artifact, input_record
 from finetune.config import RunConfig
 from finetune.errors import ConfigError, RefusedError
-from finetune.licences import require_lawful
+from finetune.licences import Licence, require_lawful
 from finetune.rows import DATA, read_rows, repeats
 
 Rows = list[dict[str, Any]]
@@ -39,15 +39,8 @@ class TrainingData:
         return {"data": input_record(self.main), **mixed}
 
     def mix(self) -> dict[str, dict[str, str]]:
-        """What must travel with the adapter of each mixed set: its licence, attribution and content."""
-        return {
-            name: {
-                "licence": artifact.manifest.config["data"]["licence"],
-                "attribution": artifact.manifest.config["data"]["attribution"],
-                "content": artifact.manifest.content,
-            }
-            for name, artifact in self.mixed.items()
-        }
+        """What must travel with the adapter of each mixed set: its licences, attribution and content."""
+        return {name: _travelling(artifact) for name, artifact in self.mixed.items()}
 
     def rows(self) -> Rows:
         """The rows to learn from; in a mix each with the name of its set.
@@ -88,10 +81,24 @@ def open_data(run: RunConfig) -> TrainingData:
     return data
 
 
-def require_lawful_mix(run: RunConfig, mix: Mapping[str, Mapping[str, str]]) -> None:
-    """Raise as require_lawful does, for the licence of every mixed set."""
+def require_lawful_mix(run: RunConfig, mix: Mapping[str, Mapping[str, str]]) -> list[Licence]:
+    """The licences of the mixed sets and their teachers; raises as require_lawful does, for every set."""
+    found: list[Licence] = []
     for of in mix.values():
-        require_lawful(replace(run, data=replace(run.data, licence=of["licence"])))
+        data = replace(run.data, licence=of["licence"], teacher_licence=of.get("teacher_licence"))
+        found += require_lawful(replace(run, data=data))[1:]
+    return found
+
+
+def _travelling(data: Artifact) -> dict[str, str]:
+    section = data.manifest.config["data"]
+    teacher = section.get("teacher_licence")
+    found = {
+        "licence": section["licence"],
+        "attribution": section["attribution"],
+        "content": data.manifest.content,
+    }
+    return found | ({"teacher_licence": teacher} if teacher else {})
 
 
 def overlaps(

@@ -3,7 +3,7 @@
 import json
 import socket
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -59,6 +59,8 @@ class Output:
     counts: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     overrides: list[str] = field(default_factory=list)
+    seal: Callable[[Mapping[str, str]], None] | None = None
+    """Called with the digest of every file, manifest.json included, just before the manifest comes into place."""
 
     def made(self) -> Artifact:
         """The finished artifact, once `writing` has been left without an error."""
@@ -259,9 +261,10 @@ def _finish(paths: PathsConfig, spec: Spec, output: Output, seconds: float) -> N
         host=socket.gethostname(),
         seconds=round(seconds, 1),
     )
-    atomic.replace_text(
-        output.folder / MANIFEST, json.dumps(manifest.__dict__, indent=2, sort_keys=True) + "\n"
-    )
+    text = json.dumps(manifest.__dict__, indent=2, sort_keys=True) + "\n"
+    if output.seal is not None:
+        output.seal({item["path"]: item["sha256"] for item in files} | {MANIFEST: sha256_text(text)})
+    atomic.replace_text(output.folder / MANIFEST, text)
     output.finished = Artifact(output.folder, manifest)
 
 

@@ -129,6 +129,8 @@ class SplitConfig:
 class DataConfig:
     name: str = MISSING
     licence: str = MISSING
+    teacher_licence: str | None = None
+    """The licence of a model that wrote these data, in whole or part. None: people or programs wrote them."""
     attribution: str = ""
     seed: int = 0
     source: SourceConfig = field(default_factory=SourceConfig)

@@ -147,6 +147,15 @@ class TrainConfig:
     lora: LoraSettings = field(default_factory=LoraSettings)
 
 
+class ExportFormat(Enum):
+    merged = "merged"
+    """Whole bf16 weights, as every server reads them."""
+    adapter = "adapter"
+    """The adapter alone, for a server that holds the base (vLLM --enable-lora)."""
+    nf4 = "nf4"
+    """The merged weights quantised once more, in bitsandbytes' format: a quarter of the size, not evaluated."""
+
+
 @dataclass
 class UseConfig:
     """What the merged model is for. No defaults: a licence that asks must be answered."""
@@ -168,6 +177,7 @@ class MergeBase(Enum):
 
 @dataclass
 class ExportConfig:
+    format: ExportFormat = ExportFormat.merged
     use: UseConfig = field(default_factory=UseConfig)
     base: MergeBase = MergeBase.dequantised
     auto_rows: int = 200
@@ -190,6 +200,14 @@ class ExportConfig:
     """Needs 4 bytes a parameter in memory; false leaves fp32_kl and fp32_top1 null, and the card says so."""
     force: bool = False
     """Export although no evaluation lets this adapter pass; recorded in the manifest's overrides and the card."""
+    intended_use: str = ""
+    """What the model is for and for whom, in your words, for the card. Empty: the card says that nobody stated it."""
+    approver: str = ""
+    """Who approved the hand-over, for the card. Empty: the card says that nobody is named."""
+    signing_key: str | None = field(default=None, metadata=OPERATIONAL)
+    """A PEM file with an elliptic-curve key. None: one that is made once as $ARTIFACTS_ROOT/.signing.pem."""
+    signing_password_from_env: str | None = field(default=None, metadata=OPERATIONAL)
+    """Name of the environment variable that holds the key's password; never the password. None: it has none."""
 
 
 @dataclass

@@ -8,10 +8,12 @@ import pytest
 
 from finetune import artifacts
 from finetune.artifacts import Artifact, Spec, input_record
+from finetune.card_sections import gain as told_gain
+from finetune.card_sections import lost
 from finetune.config.schema import PathsConfig, RunConfig
 from finetune.errors import DataError, RefusedError
 from finetune.handover import gate_report, require_gate
-from finetune.model_card import _gain, _overrides
+from finetune.model_card import _overrides
 
 CHECK = {"kind": "superiority", "task": "clause", "metric": "exact_match", "a": "few_shot", "b": "adapter"}
 NUMBERS = {"delta": 0.01, "ci_low": -0.02, "ci_high": 0.04, "margin": 0.0}
@@ -116,10 +118,13 @@ def test_the_card_says_gain_losses_and_what_was_forced(run: RunConfig) -> None:
     )
     loss = {**CHECK, **NUMBERS, "kind": "non_inferiority", "task": "ours", "margin": 0.05, "passed": True}
     found["gate"]["checks"].append({**loss, "verdict": "not inferior"})
-    text = _gain(made(run, "report", found, adapter=adapter))
+    report = made(run, "report", found, adapter=adapter)
+    text = told_gain(report)
     assert "Verdict: **inconclusive** against few_shot" in text
     assert "gate **not passed**" in text
     assert "| few_shot | clause | exact_match | +0.010 | -0.020 to +0.040 | inconclusive |" in text
+    text = lost(report)
     assert "| ours | exact_match | +0.010 | -0.020 to +0.040 | 0.05 | not inferior |" in text
+    assert "What the base could do before: **not evaluated**." in text
     assert "**Exported against a gate.** export.force: why." in _overrides(["export.force: why"])
     assert _overrides([]) == ""

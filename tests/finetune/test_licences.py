@@ -275,7 +275,7 @@ def test_a_stage_refuses_before_it_opens_anything(
     assert stage(name, body, [DEMO, "policy.deny=[Hugging*]"]) == 3
     assert "policy.deny=Hugging* excludes model.origin=Hugging Face" in capsys.readouterr().err
     assert stage(name, body, [DEMO, "model=llama31_8b"]) == 2
-    assert not (tmp_path / "artifacts").exists()
+    assert [path.name for path in (tmp_path / "artifacts").iterdir()] == ["audit"]
 
 
 def test_export_asks_about_the_data_that_was_trained_on(
