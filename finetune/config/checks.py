@@ -10,6 +10,7 @@ from finetune.config.eval_checks import eval_problems
 from finetune.config.model import Attention, BaseKind
 from finetune.config.plan import Device
 from finetune.config.schema import Checkpointing, Optimizer, RunConfig, TrainConfig
+from finetune.config.serve_checks import serve_problems
 from finetune.config.train_checks import train_problems
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -52,6 +53,7 @@ def check(run: RunConfig) -> list[str]:
         *_mix(run.train),
         *_memory_savers(run),
         *eval_problems(run.eval),
+        *serve_problems(run.serve),
         *_device(run),
         *_hardware(run),
         *_review(run),

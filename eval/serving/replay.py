@@ -1,0 +1,92 @@
+"""Held-out prompts asked of a server: token ids first, then answers one by one and many at once."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from eval.serving.client import Client, Reply
+from eval.serving.inputs import Asked
+from finetune.chat import Message
+from finetune.config import RunConfig
+from finetune.console import progress, say
+from finetune.generate import Answer
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Replay:
+    """The answers to all prompts in their order, with so many requests under way at once."""
+
+    concurrency: int
+    replies: Sequence[Reply]
+    seconds: float
+    """From the first request to the last answer."""
+
+    def answers(self) -> list[Answer]:
+        """As an arm of an evaluation gives them."""
+        return [as_answer(reply) for reply in self.replies]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a server did: which prompts it reads as other token ids, and unless it does, its answers."""
+
+    version: str | None
+    other_prompts: Sequence[int] = ()
+    replays: Sequence[Replay] = field(default_factory=tuple)
+
+
+def observe(client: Client, asked: Asked, run: RunConfig, label: str) -> Observed:
+    """All prompts' token ids, then all answers at concurrency 1 and serve.concurrency.
+
+    Nothing is answered where a prompt has other ids: another template or tokenizer makes every figure meaningless.
+    """
+    version = client.version()
+    conversations = [row["messages"] for row in asked.rows]
+    ids = _at_once(client.prompt_ids, conversations, run.serve.concurrency, f"{label}: prompt ids")
+    other = [place for place, (found, own) in enumerate(zip(ids, asked.prompts, strict=True)) if found != own]
+    if other:
+        return Observed(version, other)
+
+    def chat(messages: Sequence[Message]) -> Reply:
+        return client.chat(messages, run.eval.max_new_tokens)
+
+    # what is compiled at the first answers is not what later ones take
+    _at_once(chat, conversations[: run.serve.concurrency], run.serve.concurrency, f"{label}: warm-up")
+    replays = []
+    for concurrency in (1, run.serve.concurrency):
+        started = time.perf_counter()
+        replies = _at_once(chat, conversations, concurrency, f"{label}: {concurrency} at once")
+        replays.append(Replay(concurrency, replies, time.perf_counter() - started))
+    say(f"{label}: {len(conversations)} prompts answered twice")
+    return Observed(version, (), replays)
+
+
+def completed(
+    client: Client, prompts: Sequence[list[int]], max_new_tokens: int, concurrency: int, label: str
+) -> list[Answer]:
+    """The likeliest continuations of token ids, in their order."""
+    started = time.perf_counter()
+    replies = _at_once(lambda ids: client.complete(ids, max_new_tokens), prompts, concurrency, label)
+    share = (time.perf_counter() - started) / len(prompts)
+    return [as_answer(reply, share) for reply in replies]
+
+
+def as_answer(reply: Reply, seconds: float | None = None) -> Answer:
+    """A server's reply as the model arms give their answers."""
+    return Answer(reply.text, reply.confidence, reply.ids, reply.finish == "length", seconds)
+
+
+def _at_once(
+    ask: Callable[[Item], Found], items: Sequence[Item], concurrency: int, label: str
+) -> list[Found]:
+    """What each item gives, in order, so many of them asked at a time; the first error ends it."""
+    pool = ThreadPoolExecutor(concurrency)
+    try:
+        return list(progress(pool.map(ask, items), label, len(items)))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # requests that hang break when the server is stopped
