@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -20,7 +20,7 @@ class Access:
     """Where a server is and how it is asked. The key is never shown."""
 
     url: str
-    key: str | None
+    key: str | None = field(repr=False)
     key_name: str
     timeout_s: float
     loopback: bool
