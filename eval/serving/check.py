@@ -52,13 +52,14 @@ def check(run: RunConfig, exported: Exported, asked: Asked, engine: Engine, outp
 def _observe_merged(
     run: RunConfig, exported: Exported, asked: Asked, engine: Engine, output: Output
 ) -> Observed:
+    both = [1, run.serve.concurrency]
     if run.serve.url is not None:
         with _endpoint(run) as client:
             say(f"asking {run.serve.url} for model {client.model}")
-            return observe(client, asked, run, ENDPOINT)
+            return observe(client, asked, run, ENDPOINT, both)
     served = Served(exported.export.folder, MODEL, template_arguments(asked.template_options))
     with own_server(run, engine, served, output.path("server.log")) as client:
-        return observe(client, asked, run, MODEL)
+        return observe(client, asked, run, MODEL, both)
 
 
 def _observe_adapter(
@@ -67,7 +68,7 @@ def _observe_adapter(
     more = [*template_arguments(asked.template_options), *lora.arguments(ADAPTER)]
     served = Served(exported.base.folder, ADAPTER, more)
     with own_server(run, engine, served, output.path("server_adapter.log")) as client:
-        return observe(client, asked, run, ADAPTER)
+        return observe(client, asked, run, ADAPTER, [run.serve.concurrency])
 
 
 def _endpoint(run: RunConfig) -> Client:

@@ -2,15 +2,16 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
 from finetune.chat import Message
 from finetune.errors import ConfigError, MachineError
 
+T = TypeVar("T")
 UNAUTHORISED = (401, 403)
 NOT_FOUND = 404
 
@@ -104,7 +105,7 @@ class Client:
     def _only_model(self, asked: str | None) -> str:
         found = self._ask("GET", "/v1/models")
         names = self._read("/v1/models", lambda: [str(item["id"]) for item in found["data"]])
-        if asked in names:
+        if asked is not None and asked in names:
             return asked
         if asked is not None or len(names) != 1:
             wanted = "serve.model is not set" if asked is None else f"serve.model={asked} is not there"
@@ -136,7 +137,7 @@ class Client:
             raise MachineError(f"{where} answers with status {answer.status_code}; the server's log says why")
         return self._read(path, answer.json)
 
-    def _read(self, path: str, read: Any) -> Any:
+    def _read(self, path: str, read: Callable[[], T]) -> T:
         try:
             return read()
         except (ValueError, TypeError, KeyError, IndexError) as error:

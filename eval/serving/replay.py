@@ -40,8 +40,10 @@ class Observed:
     replays: Sequence[Replay] = field(default_factory=tuple)
 
 
-def observe(client: Client, asked: Asked, run: RunConfig, label: str) -> Observed:
-    """All prompts' token ids, then all answers at concurrency 1 and serve.concurrency.
+def observe(
+    client: Client, asked: Asked, run: RunConfig, label: str, concurrencies: Sequence[int]
+) -> Observed:
+    """All prompts' token ids, then all answers, once with each number of requests at a time.
 
     Nothing is answered where a prompt has other ids: another template or tokenizer makes every figure meaningless.
     """
@@ -58,11 +60,10 @@ def observe(client: Client, asked: Asked, run: RunConfig, label: str) -> Observe
     # what is compiled at the first answers is not what later ones take
     _at_once(chat, conversations[: run.serve.concurrency], run.serve.concurrency, f"{label}: warm-up")
     replays = []
-    for concurrency in (1, run.serve.concurrency):
+    for concurrency in concurrencies:
         started = time.perf_counter()
         replies = _at_once(chat, conversations, concurrency, f"{label}: {concurrency} at once")
         replays.append(Replay(concurrency, replies, time.perf_counter() - started))
-    say(f"{label}: {len(conversations)} prompts answered twice")
     return Observed(version, (), replays)
 
 
