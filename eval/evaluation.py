@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from eval import arms, forgetting, gate, lost, merged
+from eval import arms, forgetting, gate, lost
 from eval.answer_cache import AnswerCache
 from eval.answers import make_answering
 from eval.arms import Answered, Rows
 from eval.cost import cost, measured, seconds_of
+from eval.delivered import Delivery
 from eval.inputs import Inputs, require_unseen, require_usable
 from eval.report import page, summary
 from eval.report.answered import answered
@@ -15,6 +16,7 @@ from eval.report.examples import pick
 from eval.tasks import Task, predict_all
 from finetune.artifacts import Output
 from finetune.config import RunConfig
+from finetune.config.eval_checks import delivered
 from finetune.console import say
 from finetune.generate import Answer
 
@@ -33,7 +35,7 @@ class Evaluated:
     """Of all arms, the floors among them."""
     predictions: summary.ArmPredictions
     forgotten: dict[str, Any] | None
-    """What base and adapter answered to other questions; not asked beside merged weights."""
+    """What base and adapter answered to other questions; not asked beside what was delivered."""
 
 
 def evaluate(run: RunConfig, tasks: list[Task], inputs: Inputs, output: Output) -> dict[str, Any]:
@@ -62,12 +64,11 @@ def _answer(run: RunConfig, tasks: list[Task], inputs: Inputs, output: Output) -
     vocabulary = inputs.vocabulary(train)
     answering = make_answering(run.eval, cache, loaded.renderer, test, vocabulary)
     models, template = arms.models(loaded, answering, train, test), loaded.renderer.template_hash()
-    forgotten = None
-    if inputs.export is None:
-        forgotten = forgetting.measure(loaded, answering.generate, run.eval, run.paths)
+    after = delivered(run.eval)
+    forgotten = None if after else forgetting.measure(loaded, answering.generate, run.eval, run.paths)
     del loaded  # a device that holds the 4-bit base need not hold merged weights beside it
-    if inputs.export is not None:
-        models.add(arms.MERGED, merged.answers(run, inputs, answering, models.prompts, output))
+    for arm in after:
+        models.add(arm.name, Delivery(run, inputs, answering, output).answers(arm, test, models.prompts))
     answers = {**models.answers, **floors}
     predictions = predict_all(tasks, test, answers)
     return Evaluated(train, test, vocabulary, template, models, answers, predictions, forgotten)

@@ -35,7 +35,7 @@ class Inputs:
     champion: Artifact | None = None
     """The adapter in service, which eval.against names."""
     export: Artifact | None = None
-    """Of the adapter, where the arm `merged` is asked."""
+    """Of the adapter, where the arm `merged` is asked for."""
 
     def records(self) -> dict[str, dict[str, str]]:
         """What the report's manifest names as inputs; the adapter's own names the base."""

@@ -14,6 +14,8 @@ from finetune.stage import stage
 VLLM = provenance.ROOT / ".venv-serve" / "bin" / "python"
 needs_vllm = pytest.mark.skipif(not VLLM.is_file(), reason="no vLLM in .venv-serve; run `make setup-serve`")
 SMALL = ["serve.min_prompts=12", "serve.concurrency=4", "train.max_steps=2", "export.min_positions=20"]
+EAGER = "serve.arguments=[--enforce-eager]"
+"""Without vLLM's compiler, which takes a minute for a model of any size."""
 
 
 def build(folder: Path) -> House:

@@ -1,10 +1,9 @@
 """The served check from start to served.json: the merged folder, then the adapter alone."""
 
-import os
 from typing import Any
 
 from eval.serving import reference, verdict
-from eval.serving.client import Access, Client
+from eval.serving.client import endpoint
 from eval.serving.delta import task_delta
 from eval.serving.inputs import Asked, Exported
 from eval.serving.lora import LoraService, lora_service
@@ -54,7 +53,7 @@ def _observe_merged(
 ) -> Observed:
     both = [1, run.serve.concurrency]
     if run.serve.url is not None:
-        with _endpoint(run) as client:
+        with endpoint(run) as client:
             say(f"asking {run.serve.url} for model {client.model}")
             return observe(client, asked, run, ENDPOINT, both)
     served = Served(exported.export.folder, MODEL, template_arguments(asked.template_options))
@@ -69,13 +68,6 @@ def _observe_adapter(
     served = Served(exported.base.folder, ADAPTER, more)
     with own_server(run, engine, served, output.path("server_adapter.log")) as client:
         return observe(client, asked, run, ADAPTER, [run.serve.concurrency])
-
-
-def _endpoint(run: RunConfig) -> Client:
-    key = os.environ.get(run.serve.key_from_env)
-    url = str(run.serve.url)
-    access = Access(url, key, run.serve.key_from_env, run.serve.request_timeout_s, loopback=False)
-    return Client(access, run.serve.model)
 
 
 def _adapter(

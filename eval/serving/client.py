@@ -1,6 +1,7 @@
 """Messages to a server by the OpenAI protocol, with vLLM's additions that give token ids."""
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 import httpx
 
 from finetune.chat import Message
+from finetune.config import RunConfig
 from finetune.errors import ConfigError, MachineError
 
 T = TypeVar("T")
@@ -26,6 +28,14 @@ class Access:
     timeout_s: float
     loopback: bool
     """Then no proxy of the environment's stands between."""
+
+
+def endpoint(run: RunConfig) -> "Client":
+    """A client of serve.url, with the key of the environment variable that the config names."""
+    serve = run.serve
+    key = os.environ.get(serve.key_from_env)
+    access = Access(str(serve.url), key, serve.key_from_env, serve.request_timeout_s, loopback=False)
+    return Client(access, serve.model)
 
 
 @dataclass(frozen=True)

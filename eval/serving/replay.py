@@ -10,7 +10,7 @@ from eval.serving.client import Client, Reply
 from eval.serving.inputs import Asked
 from finetune.chat import Message
 from finetune.config import RunConfig
-from finetune.console import progress, say
+from finetune.console import progress
 from finetune.generate import Answer
 
 Item = TypeVar("Item")
@@ -49,8 +49,7 @@ def observe(
     """
     version = client.version()
     conversations = [row["messages"] for row in asked.rows]
-    ids = _at_once(client.prompt_ids, conversations, run.serve.concurrency, f"{label}: prompt ids")
-    other = [place for place, (found, own) in enumerate(zip(ids, asked.prompts, strict=True)) if found != own]
+    other = other_prompts(client, conversations, asked.prompts, run.serve.concurrency, label)
     if other:
         return Observed(version, other)
 
@@ -58,22 +57,34 @@ def observe(
         return client.chat(messages, run.eval.max_new_tokens)
 
     # what is compiled at the first answers is not what later ones take
-    _at_once(chat, conversations[: run.serve.concurrency], run.serve.concurrency, f"{label}: warm-up")
+    at_once(chat, conversations[: run.serve.concurrency], run.serve.concurrency, f"{label}: warm-up")
     replays = []
     for concurrency in concurrencies:
         started = time.perf_counter()
-        replies = _at_once(chat, conversations, concurrency, f"{label}: {concurrency} at once")
+        replies = at_once(chat, conversations, concurrency, f"{label}: {concurrency} at once")
         replays.append(Replay(concurrency, replies, time.perf_counter() - started))
     return Observed(version, (), replays)
 
 
-def completed(
-    client: Client, prompts: Sequence[list[int]], max_new_tokens: int, concurrency: int, label: str
+def other_prompts(
+    client: Client,
+    conversations: Sequence[Sequence[Message]],
+    prompts: Sequence[list[int]],
+    concurrency: int,
+    label: str,
+) -> list[int]:
+    """The places of conversations of which the server makes other token ids than training did."""
+    ids = at_once(client.prompt_ids, conversations, concurrency, f"{label}: prompt ids")
+    return [place for place, (found, own) in enumerate(zip(ids, prompts, strict=True)) if found != own]
+
+
+def arm_answers(
+    ask: Callable[[Item], Reply], items: Sequence[Item], concurrency: int, label: str
 ) -> list[Answer]:
-    """The likeliest continuations of token ids, in their order."""
+    """What an arm answers to each item, in order, with its even share of the time."""
     started = time.perf_counter()
-    replies = _at_once(lambda ids: client.complete(ids, max_new_tokens), prompts, concurrency, label)
-    share = (time.perf_counter() - started) / len(prompts)
+    replies = at_once(ask, items, concurrency, label)
+    share = (time.perf_counter() - started) / len(items)
     return [as_answer(reply, share) for reply in replies]
 
 
@@ -82,9 +93,7 @@ def as_answer(reply: Reply, seconds: float | None = None) -> Answer:
     return Answer(reply.text, reply.confidence, reply.ids, reply.finish == "length", seconds)
 
 
-def _at_once(
-    ask: Callable[[Item], Found], items: Sequence[Item], concurrency: int, label: str
-) -> list[Found]:
+def at_once(ask: Callable[[Item], Found], items: Sequence[Item], concurrency: int, label: str) -> list[Found]:
     """What each item gives, in order, so many of them asked at a time; the first error ends it."""
     pool = ThreadPoolExecutor(concurrency)
     try:

@@ -52,10 +52,14 @@ class Arm(Enum):
     majority = "majority"
     svm = "svm"
     merged = "merged"
-    """An export of the adapter: merged weights in bf16, without the 4-bit base. Beside the adapter alone."""
+    """An export of the adapter: merged weights in bf16, without the 4-bit base."""
+    served = "served"
+    """The endpoint at serve.url, asked in messages as any client asks it."""
 
 
-GATED = [arm for arm in Arm if arm is not Arm.merged]
+DELIVERED = [Arm.merged, Arm.served]
+"""What there is once an adapter has left: compared with the adapter alone, in a report without a gate."""
+GATED = [arm for arm in Arm if arm not in DELIVERED]
 """What is asked unless a config says otherwise: there is no export before a gate has passed."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune.config.data_checks import kind_problems
 from finetune.config.eval import (
+    DELIVERED,
     Arm,
     Engine,
     EvalConfig,
@@ -99,8 +100,8 @@ def _arms(config: EvalConfig) -> Iterator[str]:
     doubled = sorted({arm.name for arm in config.arms if config.arms.count(arm) > 1})
     if doubled:
         yield f"eval.arms=[{shown}] names {', '.join(doubled)} more than once; name each arm once"
-    if Arm.merged in config.arms:
-        yield from _merged(config, shown)
+    if delivered(config):
+        yield from _delivered(config, shown)
     elif config.engine is Engine.vllm:
         yield (
             f"eval.engine=vllm answers for merged weights alone, and eval.arms=[{shown}] stand on the 4-bit base, "
@@ -112,20 +113,28 @@ def _arms(config: EvalConfig) -> Iterator[str]:
         yield f"eval.arms=[{shown}] compares the adapter with nothing; add base, or eval.against=<run>"
 
 
-def _merged(config: EvalConfig, shown: str) -> Iterator[str]:
-    if set(config.arms) - {Arm.merged, Arm.adapter}:
+def delivered(config: EvalConfig) -> list[Arm]:
+    """The arms that stand beside the adapter alone, in their order."""
+    return [arm for arm in DELIVERED if arm in config.arms]
+
+
+def _delivered(config: EvalConfig, shown: str) -> Iterator[str]:
+    names = ",".join(arm.name for arm in delivered(config))
+    if set(config.arms) - {Arm.adapter, *DELIVERED}:
         yield (
-            f"eval.arms=[{shown}] names merged beside arms of the gate, in which it has no part; use "
-            "eval.arms=[merged], which compares it with the adapter"
+            f"eval.arms=[{shown}] names {names} beside arms of the gate, in which it has no part; use "
+            f"eval.arms=[{names}], which is compared with the adapter"
         )
     if config.against is not None:
         yield f"eval.arms=[{shown}] and eval.against={config.against} are two evaluations; set eval.against=null"
-    if config.engine is Engine.vllm and config.scoring is Scoring.labels:
-        yield "eval.engine=vllm generates answers and scores no labels; use eval.scoring=generate, or transformers"
+    if config.engine is Engine.vllm and Arm.merged not in config.arms:
+        yield f"eval.engine=vllm answers for merged weights, which eval.arms=[{shown}] does not ask; leave it out"
+    if config.scoring is Scoring.labels and (config.engine is Engine.vllm or Arm.served in config.arms):
+        yield f"eval.arms=[{shown}]: a server generates answers and scores no labels; use eval.scoring=generate"
 
 
 def _reference(config: EvalConfig) -> Iterator[str]:
-    if Arm.merged in config.arms:
+    if delivered(config):
         return  # compared with the adapter alone, whoever the gate's reference is
     name = config.reference.name
     if config.reference is Reference.champion:
@@ -136,7 +145,7 @@ def _reference(config: EvalConfig) -> Iterator[str]:
 
 
 def _margins(config: EvalConfig) -> Iterator[str]:
-    if config.margins and Arm.base not in config.arms and Arm.merged not in config.arms:
+    if config.margins and Arm.base not in config.arms and not delivered(config):
         yield "eval.margins are losses against the base, which is not one of eval.arms; add base to them"
     for key, margin in config.margins.items():
         if not 0 < margin < math.inf:

@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from exported import SMALL, current, needs_vllm
+from exported import EAGER, SMALL, current, needs_vllm
 from house import House, problem
 
-from eval import serve_check
+from eval import evaluate, serve_check
 from eval.serving.server import Limits, serving
+from eval.serving.vllm import Served, command, find_engine, variables
+from finetune.config import load
 from finetune.stage import stage
 
 SERVER = Path(__file__).resolve().parents[2] / "small_server.py"
@@ -37,7 +39,7 @@ def vllm_processes() -> list[str]:
 @needs_vllm
 @pytest.mark.serve
 def test_an_export_answers_in_vllm_as_in_transformers(at_home: House, capsys: Captured) -> None:
-    assert check(at_home) == 0
+    assert check(at_home, EAGER) == 0
     folder = current(at_home, "served")
     found = json.loads((folder / "served.json").read_text())
     contract = {
@@ -66,15 +68,49 @@ def test_an_export_answers_in_vllm_as_in_transformers(at_home: House, capsys: Ca
     said = capsys.readouterr().out
     assert "the party shall" not in said + (folder / "server.log").read_text()
     assert not vllm_processes()
-    assert check(at_home) == 0
+    assert check(at_home, EAGER) == 0
     assert "already checked with these settings" in capsys.readouterr().out
 
 
+@needs_vllm
+@pytest.mark.serve
+def test_somebody_elses_endpoint_with_a_key(
+    breakable: House, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = load(breakable.argv(*SMALL, EAGER))
+    argv = command(find_engine(run.serve), run, Served(current(breakable, "exports"), "m"))
+    variables_ = variables(run, "s3cret-key")
+    with serving(argv, variables_, breakable.folder / "log", Limits(None, 600.0)) as running:
+        asked = [f"serve.url='{running.url}/v1'", "serve.model=null"]
+        assert check(breakable, *asked) == 2
+        assert "refuses the key (401); set the environment variable SERVE_API_KEY" in problem(
+            capsys.readouterr().err
+        )
+        monkeypatch.setenv("SERVE_API_KEY", "s3cret-key")
+        assert check(breakable, *asked) == 0
+        assert check(breakable, *asked) == 0  # asked anew
+        served = stage("eval", evaluate.run, breakable.argv(*SMALL, "eval.arms=[served]", *asked))
+    assert served == 0
+    said = capsys.readouterr()
+    assert "s3cret-key" not in said.out + said.err
+    written = [
+        path.read_text(errors="replace") for path in breakable.folder.glob("artifacts/served/tiny/*/*.json")
+    ]
+    assert len(written) == 4
+    assert not any("s3cret-key" in text for text in written)
+    [path] = breakable.folder.glob("artifacts/reports/tiny/*/predictions_served.jsonl")
+    assert len(path.read_text().splitlines()) == 12
+    assert not (breakable.folder / "artifacts/served/tiny/current").exists()
+
+
 def test_a_server_of_another_template_is_refused_and_written_down(at_home: House, capsys: Captured) -> None:
-    command = [sys.executable, str(SERVER), "healthy", str(at_home.folder / "pids")]
-    with serving(command, dict(os.environ), at_home.folder / "log", Limits(None, 60.0)) as running:
+    argv = [sys.executable, str(SERVER), "healthy", str(at_home.folder / "pids")]
+    with serving(argv, dict(os.environ), at_home.folder / "log", Limits(None, 60.0)) as running:
         assert check(at_home, f"serve.url='{running.url}'") == 3
-    line = problem(capsys.readouterr().err)
+        line = problem(capsys.readouterr().err)
+        asked = ["eval.arms=[served]", f"serve.url='{running.url}'"]
+        assert stage("eval", evaluate.run, at_home.argv(*SMALL, *asked)) == 3
+    assert "makes other token ids than training of 12 of 12 prompts" in problem(capsys.readouterr().err)
     assert "endpoint: 12 of 12 prompts have other token ids than in training" in line
     [path] = at_home.folder.glob("artifacts/served/tiny/*/served.json")
     found = json.loads(path.read_text())

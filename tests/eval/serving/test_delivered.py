@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from exported import SMALL, current, needs_vllm
+from exported import EAGER, SMALL, current, needs_vllm
 from house import House, problem
 
 from eval import evaluate
@@ -49,7 +49,7 @@ def test_an_export_of_another_adapter_is_none_of_this_one(breakable: House, caps
 @needs_vllm
 @pytest.mark.serve
 def test_vllm_answers_for_merged_weights(breakable: House) -> None:
-    assert evaluated(breakable, "eval.arms=[merged]", "eval.engine=vllm") == 0
+    assert evaluated(breakable, "eval.arms=[merged]", "eval.engine=vllm", EAGER) == 0
     [folder] = {
         path.parent for path in breakable.folder.glob("artifacts/reports/tiny/*/predictions_merged.jsonl")
     }
@@ -70,6 +70,7 @@ def test_vllm_answers_for_merged_weights(breakable: House) -> None:
         (["eval.engine=vllm"], "eval.engine=vllm answers for merged weights alone"),
         (["eval.arms=[base,merged]"], "eval.arms=[base, merged] names merged beside arms of the gate"),
         (["eval.arms=[merged]", "eval.engine=vllm", "eval.scoring=labels"], "scores no labels"),
+        (["eval.arms=[served]"], "eval.arms names served, and serve.url is not set"),
         (["eval.arms=[merged]", "eval.against=12345678"], "are two evaluations; set eval.against=null"),
     ],
 )
