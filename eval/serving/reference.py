@@ -80,14 +80,14 @@ def _divergences(
         row: first_difference(answer.ids, reply.ids)
         for row, (answer, reply) in enumerate(zip(answers, replay.replies, strict=True))
     }
-    found = []
-    for row, place in places.items():
-        if place is not None:
-            own, other = answers[row].ids[place : place + 1], replay.replies[row].ids[place : place + 1]
-            before = [*prompts[row], *answers[row].ids[:place]]
-            margin = _margin(loaded, before, own[0], other[0]) if own and other else math.inf
-            found.append(Divergence(row, place, margin))
-    return found
+    different = {row: place for row, place in places.items() if place is not None}
+    asked = []
+    for row, place in different.items():
+        own, other = answers[row].ids[place : place + 1], replay.replies[row].ids[place : place + 1]
+        if own and other:
+            asked.append(_Choice(row, [*prompts[row], *answers[row].ids[:place]], own[0], other[0]))
+    margins = _margins(loaded, asked)
+    return [Divergence(row, place, margins.get(row, math.inf)) for row, place in different.items()]
 
 
 def first_difference(own: Sequence[int], other: Sequence[int]) -> int | None:
@@ -98,7 +98,24 @@ def first_difference(own: Sequence[int], other: Sequence[int]) -> int | None:
     return next((place for place, (a, b) in pairs if a != b), min(len(own), len(other)))
 
 
-def _margin(loaded: Loaded, before: list[int], own: int, other: int) -> float:
-    row = Encoded([*before, own], [IGNORE] * len(before) + [own])
-    [(_, logits)] = answer_logits(loaded, [row], 1, "margin")
-    return abs(float(logits[0, own]) - float(logits[0, other]))
+@dataclass(frozen=True)
+class _Choice:
+    """A place at which two answers go on with another token."""
+
+    row: int
+    before: list[int]
+    own: int
+    other: int
+
+
+def _margins(loaded: Loaded, choices: Sequence[_Choice]) -> dict[int, float]:
+    """By row, the logits between the two tokens, computed row by row without padding."""
+    rows = [
+        Encoded([*choice.before, choice.own], [IGNORE] * len(choice.before) + [choice.own])
+        for choice in choices
+    ]
+    found = {}
+    for place, logits in answer_logits(loaded, rows, 1, "margins"):
+        choice = choices[place]
+        found[choice.row] = abs(float(logits[0, choice.own]) - float(logits[0, choice.other]))
+    return found

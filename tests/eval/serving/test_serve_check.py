@@ -79,8 +79,8 @@ def test_somebody_elses_endpoint_with_a_key(
 ) -> None:
     run = load(breakable.argv(*SMALL, EAGER))
     argv = command(find_engine(run.serve), run, Served(current(breakable, "exports"), "m"))
-    variables_ = variables(run, "s3cret-key")
-    with serving(argv, variables_, breakable.folder / "log", Limits(None, 600.0)) as running:
+    environment = variables(run, "s3cret-key")
+    with serving(argv, environment, breakable.folder / "log", Limits(None, 600.0)) as running:
         asked = [f"serve.url='{running.url}/v1'", "serve.model=null"]
         assert check(breakable, *asked) == 2
         assert "refuses the key (401); set the environment variable SERVE_API_KEY" in problem(
