@@ -4,6 +4,8 @@ LOCK ?= cpu
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(LOCK)
+SERVE_VENV := .venv-serve
+SERVE_READY := $(SERVE_VENV)/.ready-$(LOCK)
 DEMO := licences_smollm135m
 STAGES := prepare plan train eval export
 
@@ -13,6 +15,7 @@ preflight_MODULE := finetune.preflight
 train_MODULE := finetune.train
 eval_MODULE := eval.evaluate
 export_MODULE := finetune.export
+serve-check_MODULE := eval.serve_check
 fetch-base_MODULE := finetune.fetch_base
 quantise-base_MODULE := finetune.quantise
 show-mask_MODULE := finetune.show_mask
@@ -25,8 +28,8 @@ STAGE = $(BIN)/python -m $($@_MODULE) experiment=$(CONF) $(if $(RUN),"run='$(RUN
 CHOICES = ls conf/experiment $(if $(CONF_DIR),"$(CONF_DIR)/experiment" 2>/dev/null) | sed -n 's/\.yaml$$//p' | sort | paste -sd ' '
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo all fetch-base quantise-base preflight status audit verify publish show show-mask ask review \
-	test check fix check-conf $(STAGES)
+.PHONY: help setup setup-serve serve-check demo all fetch-base quantise-base preflight status audit verify publish show \
+	show-mask ask review test check fix check-conf $(STAGES)
 
 help: ## list the commands
 	@grep -hE '^[a-z][a-z -]*:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 28
@@ -40,6 +43,14 @@ $(READY): .ci/lock/$(LOCK).txt
 	@echo "installing $$(wc -l < $<) packages into $(VENV), once"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -r $<
+	@touch $@
+
+setup-serve: $(SERVE_READY) ## vLLM into .venv-serve, for serve-check and eval.engine=vllm (LOCK=cuda on a GPU machine)
+
+$(SERVE_READY): .ci/lock/serve-$(LOCK).txt
+	@echo "installing $$(wc -l < $<) packages into $(SERVE_VENV), once"
+	@$(PYTHON) -m venv --clear $(SERVE_VENV)
+	@$(SERVE_VENV)/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r $<
 	@touch $@
 
 demo: $(READY) ## the whole pipeline on a real 135M model and real licence notices, on CPU
@@ -75,6 +86,9 @@ eval: check-conf $(READY) ## adapter against base, retrieved examples and floors
 
 export: check-conf $(READY) ## merge what passed its gate, prove the merge equal, write the folder for the serving team
 	@$(STAGE)
+
+serve-check: check-conf $(READY) ## the export behind a real server: prompts, answers, speed; URL=http://… asks an endpoint
+	@$(STAGE) $(if $(URL),"serve.url='$(URL)'")
 
 status: check-conf $(READY) ## where each stage stands, and how far a training run is; from another shell
 	@$(STAGE)

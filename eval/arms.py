@@ -11,14 +11,15 @@ from eval.answers import Answering
 from eval.retrieve import Examples, with_examples
 from finetune.chat import IGNORE, render_answer
 from finetune.config.eval import Arm, EvalConfig, Scoring
+from finetune.config.eval_checks import delivered
 from finetune.console import say
 from finetune.errors import DataError, RefusedError
 from finetune.generate import Answer
 from finetune.model import CHAMPION, Loaded, activated
 from finetune.rows import question_of
 
-BASE, FEW_SHOT, ADAPTER, ADAPTER_FEW_SHOT, MAJORITY, SVM = (arm.name for arm in Arm)
-ALL = (BASE, FEW_SHOT, ADAPTER, ADAPTER_FEW_SHOT, CHAMPION, MAJORITY, SVM)
+BASE, FEW_SHOT, ADAPTER, ADAPTER_FEW_SHOT, MAJORITY, SVM, MERGED, SERVED = (arm.name for arm in Arm)
+ALL = (BASE, FEW_SHOT, ADAPTER, ADAPTER_FEW_SHOT, CHAMPION, MAJORITY, SVM, MERGED, SERVED)
 """In the order of a report."""
 ZERO_SHOT = (BASE, ADAPTER, CHAMPION)
 WITH_EXAMPLES = (FEW_SHOT, ADAPTER_FEW_SHOT)
@@ -37,10 +38,17 @@ class Answered:
     answers: dict[str, list[Answer]] = field(default_factory=dict)
     counts: dict[str, Any] = field(default_factory=dict)
 
+    def add(self, arm: str, answers: list[Answer]) -> None:
+        """One more arm, whose weights stand elsewhere. Raises DataError where they are broken."""
+        require_numbers(arm, answers)
+        self.answers[arm] = answers
+        self.counts["answers_cut"][arm] = sum(item.cut for item in answers)
+
 
 def names(config: EvalConfig) -> list[str]:
-    """The arms of an evaluation in the order of their report."""
+    """The arms of an evaluation in the order of their report; what was delivered is compared with the adapter."""
     chosen = {arm.name for arm in config.arms} | ({CHAMPION} if config.against else set())
+    chosen |= {ADAPTER} if delivered(config) else set()
     return [name for name in ALL if name in chosen]
 
 

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from eval import arms, forgetting, gate
+from eval import arms, delivered, forgetting, gate
 from eval.evaluation import evaluate
 from eval.inputs import open_inputs
 from eval.report import summary, tables, terminal
@@ -23,7 +23,7 @@ def run(run: RunConfig) -> Artifact:
     """The report on this adapter; RefusedError, once it is written, where the gate says no."""
     inputs, tasks = open_inputs(run), make_tasks(run.eval)
     found = inputs.records() | records(tasks, run.paths) | forgetting.records(run.eval, run.paths)
-    spec = Spec("report", VERSION, run.name, {"eval": run.eval}, found)
+    spec = Spec("report", VERSION, run.name, {"eval": run.eval, **delivered.sections(run)}, found)
     lacking = gate.missing(arms.names(run.eval), run.eval)
     with artifacts.writing(run.paths, spec, move_current=run.run is None and not lacking) as output:
         if output.finished is None:

@@ -5,9 +5,10 @@ from typing import Any
 
 from eval import arms, forgetting, gate, lost
 from eval.answer_cache import AnswerCache
-from eval.answers import Answering, make_answering
+from eval.answers import make_answering
 from eval.arms import Answered, Rows
 from eval.cost import cost, measured, seconds_of
+from eval.delivered import Delivery
 from eval.inputs import Inputs, require_unseen, require_usable
 from eval.report import page, summary
 from eval.report.answered import answered
@@ -15,9 +16,9 @@ from eval.report.examples import pick
 from eval.tasks import Task, predict_all
 from finetune.artifacts import Output
 from finetune.config import RunConfig
+from finetune.config.eval_checks import delivered
 from finetune.console import say
 from finetune.generate import Answer
-from finetune.model import Loaded
 
 
 @dataclass(frozen=True)
@@ -27,17 +28,19 @@ class Evaluated:
     train: Rows
     test: Rows
     vocabulary: frozenset[str]
-    loaded: Loaded
-    answering: Answering
+    template: str
+    """The hash of what rendered the prompts."""
     models: Answered
     answers: dict[str, list[Answer]]
     """Of all arms, the floors among them."""
     predictions: summary.ArmPredictions
+    forgotten: dict[str, Any] | None
+    """What base and adapter answered to other questions; not asked beside what was delivered."""
 
 
 def evaluate(run: RunConfig, tasks: list[Task], inputs: Inputs, output: Output) -> dict[str, Any]:
     """Write predictions, report.json and report.html; the report."""
-    found = _answer(run, tasks, inputs)
+    found = _answer(run, tasks, inputs, output)
     for arm, rows in found.predictions.items():
         output.write_jsonl(f"predictions_{arm}.jsonl", rows)
     report = _report(run, tasks, inputs, found)
@@ -45,12 +48,12 @@ def evaluate(run: RunConfig, tasks: list[Task], inputs: Inputs, output: Output) 
     facts, shown = page.run_facts(inputs, run), _shown(run, inputs, tasks[0], found)
     output.write_text("report.html", page.render(run.name, report, found.predictions, facts, run.eval, shown))
     output.counts = {"rows": len(found.test), "train_rows": len(found.train), **found.models.counts}
-    output.facts = {"template": found.loaded.renderer.template_hash(), "verdict": report["verdict"]}
+    output.facts = {"template": found.template, "verdict": report["verdict"]}
     output.overrides = gate.overrides(report)
     return report
 
 
-def _answer(run: RunConfig, tasks: list[Task], inputs: Inputs) -> Evaluated:
+def _answer(run: RunConfig, tasks: list[Task], inputs: Inputs, output: Output) -> Evaluated:
     train, test = inputs.rows("train"), inputs.rows("test")
     say(f"{summary.foreseen(test, run.eval)}; the floors learn from {len(train)} rows")
     require_unseen(run, inputs, train, test)
@@ -60,10 +63,15 @@ def _answer(run: RunConfig, tasks: list[Task], inputs: Inputs) -> Evaluated:
     cache = AnswerCache.of(run.paths, run.name)
     vocabulary = inputs.vocabulary(train)
     answering = make_answering(run.eval, cache, loaded.renderer, test, vocabulary)
-    models = arms.models(loaded, answering, train, test)
+    models, template = arms.models(loaded, answering, train, test), loaded.renderer.template_hash()
+    after = delivered(run.eval)
+    forgotten = None if after else forgetting.measure(loaded, answering.generate, run.eval, run.paths)
+    del loaded  # a device that holds the 4-bit base need not hold merged weights beside it
+    for arm in after:
+        models.add(arm.name, Delivery(run, inputs, answering, output).answers(arm, test, models.prompts))
     answers = {**models.answers, **floors}
     predictions = predict_all(tasks, test, answers)
-    return Evaluated(train, test, vocabulary, loaded, answering, models, answers, predictions)
+    return Evaluated(train, test, vocabulary, template, models, answers, predictions, forgotten)
 
 
 def _report(run: RunConfig, tasks: list[Task], inputs: Inputs, found: Evaluated) -> dict[str, Any]:
@@ -71,7 +79,7 @@ def _report(run: RunConfig, tasks: list[Task], inputs: Inputs, found: Evaluated)
     has_labels, asked = inputs.has_label_set(), (found.test, found.answers)
     report = summary.summarise(tasks, found.predictions, found.vocabulary, run.eval)
     report |= lost.sections(tasks, found.predictions, report["arms"], asked, run.eval, has_labels)
-    report["forgetting"] = forgetting.measure(found.loaded, found.answering.generate, run.eval, run.paths)
+    report["forgetting"] = found.forgotten
     report |= answered(tasks, found.predictions, found.vocabulary, run.eval, has_labels)
     report["cost"] = _cost(run, inputs, found)
     report["gate"] = gate.judge(report, run.eval)

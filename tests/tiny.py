@@ -58,8 +58,11 @@ def build_tokenizer(folder: Path) -> Any:
     return tokenizer
 
 
-def build_model(folder: Path, seed: int = 0, tied: bool = False) -> Any:
-    """The model folder a `kind: folder` base points at: weights, config, tokenizer, licence text."""
+def build_model(folder: Path, seed: int = 0, tied: bool = False, heads: int = 4) -> Any:
+    """The model folder a `kind: folder` base points at: weights, config, tokenizer, licence text.
+
+    vLLM computes no heads of fewer than 32 values on a CPU, so it takes `heads=2`.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -70,8 +73,8 @@ def build_model(folder: Path, seed: int = 0, tied: bool = False) -> Any:
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2,
         max_position_embeddings=512,
         initializer_range=0.2,  # large enough that the adapter's effect stands above bf16 rounding
         tie_word_embeddings=tied,

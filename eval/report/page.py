@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from eval import gate, stats
-from eval.arms import ADAPTER, ADAPTER_FEW_SHOT, BASE, FEW_SHOT, MAJORITY, SVM
+from eval.arms import ADAPTER, ADAPTER_FEW_SHOT, BASE, FEW_SHOT, MAJORITY, MERGED, SERVED, SVM
 from eval.inputs import Inputs
 from eval.metrics.classification import label
 from eval.predictions import Prediction, group_numbers, pair
@@ -38,6 +38,8 @@ NAMES = {
     ADAPTER_FEW_SHOT: ("Adapter + examples", "the adapter, with the same examples in its prompt"),
     CHAMPION: ("Champion", "the adapter that eval.against names"),
     MAJORITY: ("Majority", "the most frequent training label, for every row"),
+    MERGED: ("Merged", "the exported weights in bf16, without the 4-bit base"),
+    SERVED: ("Served", "the endpoint, asked in messages as any client asks it"),
     SVM: ("TF-IDF + SVM", "a linear classifier, seconds on a CPU"),
 }
 

@@ -11,6 +11,7 @@ FOLDERS = {
     "adapter": "adapters",
     "report": "reports",
     "export": "exports",
+    "served": "served",
     "review": "reviews",
     "reviewed": "reviews",
 }
@@ -25,6 +26,7 @@ COMMANDS = {
     "adapter": "run `make train CONF=…`",
     "report": "run `make eval CONF=…`",
     "export": "run `make export CONF=…`",
+    "served": "run `make serve-check CONF=…`",
     "review": "run `make review CONF=…`",
     "reviewed": "run `make review CONF=… FILE=…`",
 }

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from finetune.config.data_checks import data_problems, kind_problems
+from finetune.config.eval import Arm
 from finetune.config.eval_checks import eval_problems
 from finetune.config.model import Attention, BaseKind
 from finetune.config.plan import Device
 from finetune.config.schema import Checkpointing, Optimizer, RunConfig, TrainConfig
+from finetune.config.serve_checks import serve_problems
 from finetune.config.train_checks import train_problems
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -53,8 +55,10 @@ def check(run: RunConfig) -> list[str]:
         *_mix(run.train),
         *_memory_savers(run),
         *eval_problems(run.eval),
+        *serve_problems(run.serve),
         *_device(run),
         *_hardware(run),
+        *_served(run),
         *_review(run),
     ]
 
@@ -155,6 +159,11 @@ def _device(run: RunConfig) -> Iterator[str]:
         )
     if run.model.attention is Attention.flash_attention_2:
         yield f"model.attention=flash_attention_2 needs a GPU; on {run.hardware.name} use model.attention=auto"
+
+
+def _served(run: RunConfig) -> Iterator[str]:
+    if Arm.served in run.eval.arms and run.serve.url is None:
+        yield "eval.arms names served, and serve.url is not set; give it the endpoint's URL"
 
 
 def _review(run: RunConfig) -> Iterator[str]:

@@ -51,6 +51,24 @@ class Arm(Enum):
     adapter_few_shot = "adapter_few_shot"
     majority = "majority"
     svm = "svm"
+    merged = "merged"
+    """An export of the adapter: merged weights in bf16, without the 4-bit base."""
+    served = "served"
+    """The endpoint at serve.url, asked in messages as any client asks it."""
+
+
+DELIVERED = [Arm.merged, Arm.served]
+"""What there is once an adapter has left: compared with the adapter alone, in a report without a gate."""
+GATED = [arm for arm in Arm if arm not in DELIVERED]
+"""What is asked unless a config says otherwise: there is no export before a gate has passed."""
+
+
+class Engine(Enum):
+    """What computes the answers of merged weights; arms on the 4-bit base are always transformers'."""
+
+    transformers = "transformers"
+    vllm = "vllm"
+    """From the environment that `make setup-serve` makes. Generates only."""
 
 
 class Reference(Enum):
@@ -165,7 +183,9 @@ class EvalConfig:
     slices: list[SliceBy] = field(default_factory=lambda: list(SliceBy))
     """What slices to look at; those that the rows do not have are not there."""
     forgetting: ForgettingConfig = field(default_factory=ForgettingConfig)
-    arms: list[Arm] = field(default_factory=lambda: list(Arm))
+    arms: list[Arm] = field(default_factory=lambda: list(GATED))
+    engine: Engine = Engine.transformers
+    """Of the arm `merged`."""
     reference: Reference = Reference.auto
     margins: dict[str, float] = field(default_factory=dict)
     """Abilities that must not fall: the loss against the base that must be excluded, by task (its own metric) or

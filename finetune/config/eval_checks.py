@@ -9,7 +9,9 @@ from typing import Any
 
 from finetune.config.data_checks import kind_problems
 from finetune.config.eval import (
+    DELIVERED,
     Arm,
+    Engine,
     EvalConfig,
     ForgettingConfig,
     Metric,
@@ -98,13 +100,42 @@ def _arms(config: EvalConfig) -> Iterator[str]:
     doubled = sorted({arm.name for arm in config.arms if config.arms.count(arm) > 1})
     if doubled:
         yield f"eval.arms=[{shown}] names {', '.join(doubled)} more than once; name each arm once"
-    if Arm.adapter not in config.arms:
+    if delivered(config):
+        yield from _delivered(config, shown)
+    elif config.engine is Engine.vllm:
+        yield (
+            f"eval.engine=vllm answers for merged weights alone, and eval.arms=[{shown}] stand on the 4-bit base, "
+            "which vLLM does not compute alike; use eval.arms=[merged], or eval.engine=transformers"
+        )
+    elif Arm.adapter not in config.arms:
         yield f"eval.arms=[{shown}] lacks adapter, which every comparison is about; add it"
     elif len(set(config.arms)) == 1 and config.against is None:
         yield f"eval.arms=[{shown}] compares the adapter with nothing; add base, or eval.against=<run>"
 
 
+def delivered(config: EvalConfig) -> list[Arm]:
+    """The arms that stand beside the adapter alone, in their order."""
+    return [arm for arm in DELIVERED if arm in config.arms]
+
+
+def _delivered(config: EvalConfig, shown: str) -> Iterator[str]:
+    names = ",".join(arm.name for arm in delivered(config))
+    if set(config.arms) - {Arm.adapter, *DELIVERED}:
+        yield (
+            f"eval.arms=[{shown}] names {names} beside arms of the gate, in which it has no part; use "
+            f"eval.arms=[{names}], which is compared with the adapter"
+        )
+    if config.against is not None:
+        yield f"eval.arms=[{shown}] and eval.against={config.against} are two evaluations; set eval.against=null"
+    if config.engine is Engine.vllm and Arm.merged not in config.arms:
+        yield f"eval.engine=vllm answers for merged weights, which eval.arms=[{shown}] does not ask; leave it out"
+    if config.scoring is Scoring.labels and (config.engine is Engine.vllm or Arm.served in config.arms):
+        yield f"eval.arms=[{shown}]: a server generates answers and scores no labels; use eval.scoring=generate"
+
+
 def _reference(config: EvalConfig) -> Iterator[str]:
+    if delivered(config):
+        return  # compared with the adapter alone, whoever the gate's reference is
     name = config.reference.name
     if config.reference is Reference.champion:
         if config.against is None:
@@ -114,7 +145,7 @@ def _reference(config: EvalConfig) -> Iterator[str]:
 
 
 def _margins(config: EvalConfig) -> Iterator[str]:
-    if config.margins and Arm.base not in config.arms:
+    if config.margins and Arm.base not in config.arms and not delivered(config):
         yield "eval.margins are losses against the base, which is not one of eval.arms; add base to them"
     for key, margin in config.margins.items():
         if not 0 < margin < math.inf:

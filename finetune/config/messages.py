@@ -50,12 +50,12 @@ def _says_something(line: str) -> bool:
 
 
 def _unknown_key(key: str, name: str, schema_name: str) -> str:
-    from finetune.config import data, eval, model, plan, schema  # noqa: A004  (a file of settings, as the others)
+    from finetune.config import data, eval, model, plan, schema, serve  # noqa: A004  (a file of settings, as the others)
 
     section = next(
         (
             getattr(module, schema_name)
-            for module in (schema, data, eval, model, plan)
+            for module in (schema, data, eval, model, plan, serve)
             if hasattr(module, schema_name)
         ),
         None,

@@ -13,6 +13,7 @@ from finetune.config.data import DataConfig
 from finetune.config.eval import EvalConfig
 from finetune.config.model import ModelConfig
 from finetune.config.plan import HardwareConfig, PlanConfig, PolicyConfig
+from finetune.config.serve import ServeConfig
 
 OPERATIONAL = {"identity": False}
 """Metadata of a setting that changes nothing in what a run makes: no part of its id, and free to differ later."""
@@ -274,6 +275,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    serve: ServeConfig = field(default_factory=ServeConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
