@@ -32,12 +32,13 @@ positions ask for gigabytes in one piece and rows differ in length; the heads of
 CPU_PROCESS = 0.85
 """GiB of a process that trains, tensors aside: 0.52 once all is imported (torch 2.13, transformers 5.23), 0.81 and 0.89
 in a step, where glibc was told to give back every block of 1 MiB and more (mallopt M_MMAP_THRESHOLD)."""
-CPU_KEPT, CPU_KEPT_RECOMPUTING = 0.5, 1.7
+CPU_KEPT, CPU_KEPT_RECOMPUTING = 1.0, 1.7
 """Share of the tensors' peak that glibc holds beside it: freed blocks below its threshold of up to 32 MiB (mallopt(3))
-stay in its arenas, and the next ones do not fit into them. Measured here as the largest resident size less the tensors
-less CPU_PROCESS, on steps whose tensors take 0.2, 1.2, 2.7 and 4.6 GiB: 0.50, 0.50, 0.48, 0.45 (mallinfo2 names 2.2 GiB
-as free in arenas at the last one's peak); two other steps of 0.7 GiB kept less, 0.2 and 0.3. Recomputation keeps more:
-1.67 at 0.5 GiB, the one step measured. Giving each block back at once costs page faults, at a cost not yet measured."""
+stay in its arenas, and the next ones do not fit into them. What a run keeps grows with the shapes that it meets: 0.5 in
+its first steps (four steps whose tensors take 0.2 to 4.6 GiB: 0.50, 0.50, 0.48, 0.45), and 0.67, 0.75, 0.85, 1.00 over
+four whole runs of 65 to 175 steps whose tensors take 0.8, 1.8, 2.0, 1.0 GiB, measured as the largest resident size less
+the tensors less CPU_PROCESS. Planned is the most, since a run must fit to its end. Recomputation keeps more: 1.67 at
+0.5 GiB, the one step measured. Giving each block back at once costs page faults, at a cost not yet measured."""
 UNCERTAIN = 0.05
 
 

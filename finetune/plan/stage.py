@@ -18,7 +18,7 @@ from finetune.metrics import JobType
 from finetune.plan.device import MIB, memory_limit
 from finetune.training_data import TrainingData
 
-VERSION = 4
+VERSION = 5
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 
 

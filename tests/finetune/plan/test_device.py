@@ -53,27 +53,26 @@ def test_a_cpu_holds_the_process_instead() -> None:
     found = device_memory(10 * GIB, 0, replace(step(), checkpointing=Checkpointing.none), CPU)
     assert (found.workspace, found.paged) == (0, 0)
     assert found.context == int(0.85 * GIB)
-    assert found.total == 15 * GIB + int(0.85 * GIB)  # glibc keeps half of what the tensors took
+    assert found.total == 20 * GIB + int(0.85 * GIB)  # glibc keeps as much again as the tensors took
 
 
-NONE, SELECTIVE, FULL = Checkpointing.none, Checkpointing.selective, Checkpointing.full
+NONE, FULL = Checkpointing.none, Checkpointing.full
 
 
 @pytest.mark.parametrize(
     ("tensors_gib", "held_gib", "checkpointing"),
     [
-        (1.168, 2.606, NONE),  # 8 x 128
-        (2.65, 4.78, NONE),  # the demo's preflight
-        (4.612, 7.515, NONE),  # 16 x 256
-        (0.709, 1.787, NONE),  # 4 x 128
-        (0.660, 1.652, SELECTIVE),  # 2 x 256
+        (0.759, 2.12, NONE),  # CLINC150 banking, 150 steps
+        (1.008, 2.87, NONE),  # ICD-10 chapters, 175 steps
+        (1.835, 4.07, NONE),  # CUAD clauses, 65 steps
+        (2.044, 4.63, NONE),  # the demo, 111 steps
         (0.514, 2.221, FULL),  # 8 x 256, rank 64
     ],
 )
 def test_what_a_process_held_on_a_cpu_is_predicted_and_not_too_low(
     tensors_gib: float, held_gib: float, checkpointing: Checkpointing
 ) -> None:
-    """The largest resident size of real steps."""
+    """The largest resident size of whole runs, and of three real steps with recomputation."""
     settings = replace(step(), checkpointing=checkpointing)
     total = device_memory(int(tensors_gib * GIB), 0, settings, CPU).total
     assert -0.01 < total / GIB / held_gib - 1 < 0.12
