@@ -28,7 +28,7 @@ SHARED = 1 << 20
 
 @dataclass
 class Merged:
-    """What a merge changed: tensors with their sha256, the largest rounding error in units of the last bf16 place."""
+    """What a merge changed: tensors with their xxh3_128, the largest rounding error in units of the last bf16 place."""
 
     changed: dict[str, str] = field(default_factory=dict)
     max_rounding_ulp: float = 0.0

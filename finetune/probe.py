@@ -3,8 +3,8 @@
 import json
 import subprocess
 import sys
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from finetune.artifacts import atomic
+from finetune.artifacts.folders import CHECKPOINTS
 from finetune.artifacts.manifest import plain
 from finetune.chat import Encoded, Renderer
 from finetune.config import RunConfig, recorded
@@ -60,7 +62,7 @@ def probe_fresh(folder: Path, rows_file: Path, run: RunConfig, count: int | None
 
     Raises MachineError where that process fails; its own line says why.
     """
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".probe-") as scratch:
+    with _scratch(folder) as scratch:
         request = {
             "folder": str(folder),
             "rows": str(rows_file),
@@ -70,10 +72,22 @@ def probe_fresh(folder: Path, rows_file: Path, run: RunConfig, count: int | None
             "batch_rows": run.eval.batch_rows,
             "max_new_tokens": run.eval.max_new_tokens,
         }
-        command = [sys.executable, "-m", "finetune.probe", json.dumps(request), scratch]
+        command = [sys.executable, "-m", "finetune.probe", json.dumps(request), str(scratch)]
         if subprocess.run(command).returncode:
             raise MachineError(f"a fresh process could not load and run {folder}; its error stands above")
-        return _read_probe(Path(scratch))
+        return _read_probe(scratch)
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """Where the fresh process leaves what it found: what a killed run leaves there goes with the checkpoints."""
+    scratch = folder / CHECKPOINTS / "probe"
+    atomic.remove(scratch)
+    atomic.make_folder(scratch)
+    try:
+        yield scratch
+    finally:
+        atomic.remove(scratch)
 
 
 def _write_probe(found: Probe, folder: Path) -> None:

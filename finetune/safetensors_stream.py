@@ -5,6 +5,8 @@ The format: 8 bytes with the header's length, the header in JSON, the tensors on
 its reader maps a file writably, which counts as the process's own memory.
 """
 
+import errno
+import fcntl
 import hashlib
 import json
 import mmap
@@ -34,8 +36,6 @@ PIECE = 8 << 20
 """Bytes that are copied at once."""
 WAITING = 4
 """Pieces that may wait for the writer."""
-FLUSHED = 32 << 20
-"""Bytes after which the disk is asked to begin writing: what is left for the end of the file stays small."""
 
 
 @dataclass(frozen=True)
@@ -123,57 +123,122 @@ def layout(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> tuple[bytes, 
     return len(text).to_bytes(8, "little") + text, entries
 
 
+class Line:
+    """A thread that does one thing with each piece in turn; after an error it lets the rest go by."""
+
+    def __init__(self, name: str, work: Callable[[memoryview], None]) -> None:
+        self.work = work
+        self.error: BaseException | None = None
+        self.pieces: Queue[tuple[memoryview, Callable[[], None]] | None] = Queue(WAITING)
+        self.thread = Thread(target=self._run, name=name, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        while (item := self.pieces.get()) is not None:
+            piece, done = item
+            try:
+                if self.error is None:
+                    self.work(piece)
+            except BaseException as error:  # noqa: BLE001  (raised where the next piece is handed over)
+                self.error = error
+            done()
+
+    def close(self) -> None:
+        """Wait for what was handed over."""
+        self.pieces.put(None)
+        self.thread.join()
+
+
 class Sink:
-    """Takes the pieces of a file in turn; a thread of its own writes and hashes them meanwhile."""
+    """Takes the pieces of a file in turn; one thread writes them meanwhile, another one hashes them."""
 
     def __init__(self, stream: BinaryIO) -> None:
-        self.stream, self.sha256, self.size = stream, hashlib.sha256(), 0
-        self.error: BaseException | None = None
-        self._flushed = 0
-        self._pieces: Queue[tuple[memoryview, Callable[[], None], Any] | None] = Queue(WAITING)
-        self._thread = Thread(target=self._work, name="shard writer", daemon=True)
-        self._thread.start()
+        self.sha256, self.size = hashlib.sha256(), 0
+        self._file = Straight(stream)
+        self._lines = (Line("shard writer", self._write), Line("shard hash", self.sha256.update))
 
-    def put(self, piece: memoryview, done: Callable[[], None] = lambda: None, digest: Any = None) -> None:
-        """Hand over the next bytes; `done` is called once they may change. Raises what writing raised.
+    def put(self, piece: memoryview, done: Callable[[], None] = lambda: None) -> None:
+        """Hand over the next bytes; `done` is called once they may change. Raises what writing raised."""
+        self._raise()
+        others = [1] * (len(self._lines) - 1)
 
-        `digest` is another hash that takes them too, such as that of the tensor that they belong to.
-        """
-        if self.error is not None:
-            raise self.error
-        self._pieces.put((piece, done, digest))
+        def one_done() -> None:
+            try:
+                others.pop()  # atomic: the last one finds nothing left
+            except IndexError:
+                piece.release()
+                done()
+
+        for line in self._lines:
+            line.pieces.put((piece, one_done))
 
     def close(self) -> None:
         """Wait for what was handed over, and end. Raises what writing raised."""
-        self._pieces.put(None)
-        self._thread.join()
-        if self.error is not None:
-            raise self.error
+        self.end()
+        self._raise()
+        self._file.close()
 
-    def _work(self) -> None:
-        while (item := self._pieces.get()) is not None:
-            piece, done, digest = item
-            try:
-                if self.error is None:
-                    self._write(piece)
-                    if digest is not None:
-                        digest.update(piece)
-            except BaseException as error:  # noqa: BLE001  (raised where the next piece is handed over)
-                self.error = error
-            piece.release()
-            done()
+    def end(self) -> None:
+        """Wait for what was handed over, and end, whatever became of it."""
+        for line in self._lines:
+            line.close()
 
     def _write(self, piece: memoryview) -> None:
-        self.stream.write(piece)
-        self.sha256.update(piece)
+        self._file.write(piece)
         self.size += piece.nbytes
-        if self.size - self._flushed >= FLUSHED:
-            # Linux begins to write the dirty pages of a range that it is told not to keep (mm/fadvise.c)
-            self.stream.flush()
-            os.posix_fadvise(
-                self.stream.fileno(), self._flushed, self.size - self._flushed, os.POSIX_FADV_DONTNEED
-            )
-            self._flushed = self.size
+
+    def _raise(self) -> None:
+        for line in self._lines:
+            if line.error is not None:
+                raise line.error
+
+
+class Straight:
+    """Writes around the page cache, in whole buffers: a copy and a page of cache less for each page of the file.
+
+    Through the cache writing took 0.4 to 1.7 processor seconds a GB, around it 0.03, and fsync has nothing left to wait
+    for. Where the disk cannot (tmpfs), it is an ordinary file.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream, self.handle = stream, stream.fileno()
+        self.buffer, self.filled = mmap.mmap(-1, PIECE), 0
+        self.flags = fcntl.fcntl(self.handle, fcntl.F_GETFL)
+        self._set(self.flags | os.O_DIRECT)
+
+    def write(self, piece: memoryview) -> None:
+        """Take the next bytes."""
+        taken = 0
+        while taken < piece.nbytes:
+            count = min(PIECE - self.filled, piece.nbytes - taken)
+            self.buffer[self.filled : self.filled + count] = piece[taken : taken + count]
+            self.filled, taken = self.filled + count, taken + count
+            if self.filled == PIECE:
+                self._flush()
+
+    def close(self) -> None:
+        """Write what is left, which is no whole buffer and goes through the cache."""
+        self._set(self.flags)
+        self._flush()
+
+    def _flush(self) -> None:
+        with memoryview(self.buffer) as whole, whole[: self.filled] as rest:
+            done = 0
+            while done < self.filled:
+                try:
+                    done += os.write(self.handle, rest[done:])
+                except OSError as error:
+                    if error.errno != errno.EINVAL or not self.direct:
+                        raise
+                    self._set(self.flags)  # a disk with larger blocks, or one that says so only now
+        self.filled = 0
+
+    def _set(self, flags: int) -> None:
+        self.direct = bool(flags & os.O_DIRECT)
+        try:
+            fcntl.fcntl(self.handle, fcntl.F_SETFL, flags)
+        except OSError:
+            self.direct = False
 
 
 @contextmanager
@@ -184,11 +249,6 @@ def written(path: Path) -> Iterator[Sink]:
         try:
             yield sink
         except BaseException:
-            sink.error = sink.error or RuntimeError("abandoned")
+            sink.end()
             raise
-        finally:
-            if sink.error is None:
-                sink.close()
-            else:
-                sink._pieces.put(None)
-                sink._thread.join()
+        sink.close()

@@ -19,7 +19,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,9 @@ RUNS = {
 }
 """Each run's experiment and settings."""
 FINISHED, PREEMPTED = 0, 75
+FOLDERS = {"prepare": "data", "train": "adapters", "export": "exports"}
+"""Where each stage that may be tortured keeps its runs."""
+PRELOADED = {"train": [], "export": ["finetune.export", "finetune.fidelity", "finetune.merge_auto"]}
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,8 @@ class Place:
 
     folder: Path
 
-    def adapters(self, experiment: str) -> Path:
-        return self.folder / "artifacts/adapters" / experiment
+    def runs(self, stage: str, experiment: str) -> Path:
+        return self.folder / "artifacts" / FOLDERS[stage] / experiment
 
 
 def argv_of(name: str, place: Place) -> list[str]:
@@ -76,19 +79,18 @@ def child(module: str, argv: list[str], place: Place, log: Path, kill_at: int | 
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     if kill_at is not None:
-        sys.addaudithook(
-            Operations(place.folder / "artifacts/adapters", kill_at, log.with_suffix(".operations"))
-        )
+        watched = place.folder / "artifacts" / FOLDERS[module]
+        sys.addaudithook(Operations(watched, kill_at, log.with_suffix(".operations")))
     os.chdir(ROOT)
     sys.exit(stage_of(module, argv))
 
 
 def stage_of(module: str, argv: list[str]) -> int:
     from data_prep.prepare import prepare
-    from finetune import train
+    from finetune import export, train
     from finetune.stage import stage
 
-    return stage(module, {"prepare": prepare, "train": train.run}[module], argv)
+    return stage(module, {"prepare": prepare, "train": train.run, "export": export.run}[module], argv)
 
 
 class Operations:
@@ -135,13 +137,22 @@ def _callers() -> Iterator[str]:
 
 
 class Torture:
-    """The runs of one place, and what became of them."""
+    """The runs of one stage in one place, and what became of them; of a run the files in `compared` count."""
 
-    def __init__(self, place: Place, seed: int) -> None:
+    def __init__(
+        self, place: Place, seed: int, stage: str = "train", compared: Sequence[str] = ("adapter/*",)
+    ) -> None:
+        self.stage, self.compared = stage, compared
         self.place, self.chance = place, random.Random(seed)  # noqa: S311  (moments, not secrets)
         self.server = multiprocessing.get_context("forkserver")
         self.server.set_forkserver_preload(
-            ["finetune.train", "finetune.training_run", "finetune.plan.plan", "data_prep.prepare"]
+            [
+                "finetune.train",
+                "finetune.training_run",
+                "finetune.plan.plan",
+                "data_prep.prepare",
+                *PRELOADED[stage],
+            ]
         )
         self.log = place.folder / "torture.log"
         self.alone: dict[str, dict[str, bytes]] = {}
@@ -163,29 +174,30 @@ class Torture:
             self._require(process.exitcode == 0, f"prepare {experiment} exits {process.exitcode}")
 
     def run_alone(self, name: str) -> None:
-        """The undisturbed run: its adapter, and how long it takes."""
+        """The undisturbed run: what it makes, and how long it takes."""
         started = time.monotonic()
-        process = self.start("train", argv_of(name, self.place))
+        process = self.start(self.stage, argv_of(name, self.place))
         process.join()
         self._require(process.exitcode == FINISHED, f"{name} undisturbed exits {process.exitcode}")
         self.seconds[name] = time.monotonic() - started
-        self.alone[name] = self.adapter(name)
+        self.alone[name] = self.made(name)
         self.reset(name)
 
-    def adapter(self, name: str) -> dict[str, bytes]:
-        folder = self.place.adapters(RUNS[name][0])
+    def made(self, name: str) -> dict[str, bytes]:
+        folder = self.place.runs(self.stage, RUNS[name][0])
         run = folder / (folder / "current").read_text().strip()
-        return {path.name: path.read_bytes() for path in sorted((run / "adapter").iterdir())}
+        found = (path for pattern in self.compared for path in sorted(run.glob(pattern)))
+        return {path.name: path.read_bytes() for path in found if path.is_file()}
 
     def reset(self, name: str) -> None:
-        shutil.rmtree(self.place.adapters(RUNS[name][0]))
+        shutil.rmtree(self.place.runs(self.stage, RUNS[name][0]))
 
     def kill_at_random(self, name: str, number: signal.Signals, kills: int) -> None:
         """Kill one run so many times, at moments spread over its length, then let it end and compare."""
         hit = 0
         while hit < kills:
             started = time.monotonic()
-            process = self.start("train", argv_of(name, self.place))
+            process = self.start(self.stage, argv_of(name, self.place))
             process.join(self.chance.uniform(0.1, 1.0) * self.seconds[name])
             if process.is_alive():
                 os.kill(process.pid, number)
@@ -205,7 +217,7 @@ class Torture:
         """Kill a fresh run at every n-th operation in its folder, going on each time; how many there were."""
         count = at = 1
         while True:
-            process = self.start("train", argv_of(name, self.place), kill_at=at)
+            process = self.start(self.stage, argv_of(name, self.place), kill_at=at)
             process.join()
             count = self.note_operations(name)
             if process.exitcode == FINISHED:
@@ -224,16 +236,16 @@ class Torture:
         return len(lines)
 
     def finish(self, name: str, what: str) -> None:
-        process = self.start("train", argv_of(name, self.place))
+        process = self.start(self.stage, argv_of(name, self.place))
         process.join()
         self._require(process.exitcode == FINISHED, f"{name} after {what} exits {process.exitcode}")
         self.compare(name, what)
 
     def compare(self, name: str, what: str) -> None:
-        same = self.adapter(name) == self.alone[name]
-        print(f"  {name}, {what}: {'the same adapter' if same else 'ANOTHER ADAPTER'}", flush=True)
+        same = self.made(name) == self.alone[name]
+        print(f"  {name}, {what}: {'the same bytes' if same else 'OTHER BYTES'}", flush=True)
         if not same:
-            self.problems.append(f"{name}, {what}: another adapter")
+            self.problems.append(f"{name}, {what}: other bytes")
         self.reset(name)
 
     def _require(self, holds: bool, what: str) -> None:
