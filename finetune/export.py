@@ -70,6 +70,7 @@ def _require_signed(run: RunConfig, folder: Path, key: Key) -> None:
 def _export(run: RunConfig, inputs: dict[str, Artifact], output: Output, tracker: Tracker) -> None:
     from finetune.adapter_weights import read_adapter
     from finetune.fidelity import as_trained, measure, numbers, told
+    from finetune.kept_base import quantise_merged
     from finetune.merge import write_merged
     from finetune.model import ADAPTER, trained_on
 
@@ -93,6 +94,8 @@ def _export(run: RunConfig, inputs: dict[str, Artifact], output: Output, tracker
     if not figures["passed"]:
         raise RefusedError(figures["problems"])
     output.counts = {"tensors_changed": len(merged.changed), "positions": figures["positions"]}
+    if run.export.format is ExportFormat.nf4:
+        quantise_merged(run, output)
     write_handover(run, inputs, figures, output)
 
 
