@@ -22,6 +22,8 @@ from finetune.model import TrainedOn, quantisation_config, quantised_base, quant
 SHARED = 1 << 20
 """Bytes of settings and tokenizer beside the weights, and to spare."""
 
+BASE = "the base in 4 bits"
+
 
 @dataclass(frozen=True)
 class Job:
@@ -45,7 +47,7 @@ def quantise_base(run: RunConfig, pinned: Artifact) -> Artifact:
     if found is not None:
         say(f"the base {run.model.name} is quantised already; nothing to do")
         return found
-    return _written(run, pinned, _job(run, pinned.folder))
+    return _written(run, pinned, _job(run, pinned.folder, BASE))
 
 
 def training_base(run: RunConfig, pinned: Artifact) -> TrainedOn:
@@ -57,7 +59,7 @@ def training_base(run: RunConfig, pinned: Artifact) -> TrainedOn:
         return TrainedOn(pinned, found)
     require_device(run.hardware)
     try:
-        job = _job(run, pinned.folder)
+        job = _job(run, pinned.folder, BASE)
     except (DataError, MachineError) as error:
         say(f"note: no quantised base is kept, each stage quantises while loading: {error.problems[0]}")
         return TrainedOn(pinned, pinned)
@@ -71,7 +73,7 @@ def quantise_merged(run: RunConfig, output: Output) -> None:
     """
     run = replace(run, model=replace(run.model, quantisation=Quantisation.nf4))
     require_device(run.hardware)
-    job = _job(run, output.folder)
+    job = _job(run, output.folder, "the merged model in 4 bits")
     say(f"quantising the merged weights to NF4, {gigabytes(job.size)}; nothing evaluates them")
     with output.scratch() as folder:
         index = _write_weights(run, job, Output(folder))
@@ -84,7 +86,7 @@ def quantise_merged(run: RunConfig, output: Output) -> None:
     output.write_text("config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
-def _job(run: RunConfig, folder: Path) -> Job:
+def _job(run: RunConfig, folder: Path, what: str) -> Job:
     """Raises DataError where files quantised ahead load to another network, MachineError where they do not fit."""
     from finetune.nf4 import packed_bytes, shelf_bytes
     from finetune.skeleton import skeleton, treatment, why_not
@@ -95,14 +97,14 @@ def _job(run: RunConfig, folder: Path) -> Job:
     found = treatment(network, [name for shard in shapes.values() for name in shard])
     reason = why_not(network, found)
     if reason:
-        raise DataError(f"{folder}: {reason}, so it is quantised while loading only")
+        raise DataError(f"{folder}: {reason}, so this base is quantised while loading only")
     size, room = SHARED, dict.fromkeys(shapes, 0)
     for shard, tensors in shapes.items():
         for name, (values, stored) in tensors.items():
             packed = packed_bytes(values, run.model.double_quantisation) if name in found.packed else None
             size += packed or stored
             room[shard] += shelf_bytes(packed or max(stored, 4 * values))  # a family may keep some in fp32
-    require_room(folder.parent, size, "the model in 4 bits")
+    require_room(folder.parent, size, what)
     return Job({shard: list(tensors) for shard, tensors in shapes.items()}, room, found, size)
 
 
