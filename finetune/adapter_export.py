@@ -35,7 +35,7 @@ def write_adapter_folder(run: RunConfig, adapter: Artifact, base: Artifact, outp
         "served-model-name": run.model.base.repo or run.model.name,
         "enable-lora": True,
         "lora-modules": f"{run.model.export_name}=.",
-        "max-lora-rank": max_lora_rank(int(config["r"])),
+        "max-lora-rank": max_lora_rank(_rank(config)),
     }
     write_serve(run, json.loads(base.path("config.json").read_text(encoding="utf-8")), own, output)
     return ends
@@ -44,17 +44,19 @@ def write_adapter_folder(run: RunConfig, adapter: Artifact, base: Artifact, outp
 def unservable(config: Mapping[str, Any]) -> Iterator[str]:
     """A line for each thing in an adapter_config.json that vLLM would refuse or, worse, leave out."""
     merge = "export.format=merged carries it"
-    if max_lora_rank(int(config["r"])) is None:
-        yield f"the adapter's rank {config['r']} is above the {MAX_LORA_RANKS[-1]} that vLLM takes; {merge}"
+    if max_lora_rank(_rank(config)) is None:
+        yield f"the adapter's rank {_rank(config)} is above the {MAX_LORA_RANKS[-1]} that vLLM takes; {merge}"
     if config.get("use_dora"):
         yield f"the adapter is DoRA, which vLLM does not serve as an adapter; {merge}"
-    if config.get("modules_to_save"):
-        yield f"the adapter holds whole modules (modules_to_save), which vLLM does not load; {merge}"
+    if config.get("modules_to_save") or config.get("trainable_token_indices"):
+        yield f"the adapter holds whole weights (modules_to_save), which vLLM does not load; {merge}"
     if config.get("bias", "none") != "none" or config.get("lora_bias"):
         yield f"the adapter holds biases, which vLLM does not load; {merge}"
-    for key in ("rank_pattern", "alpha_pattern"):
-        if config.get(key):
-            yield f"the adapter's {key} gives modules scalings of their own, which vLLM does not read; {merge}"
+
+
+def _rank(config: Mapping[str, Any]) -> int:
+    """The highest rank of any module."""
+    return max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
 
 
 def _reference(run: RunConfig, base: Artifact) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def _require_signed(run: RunConfig, folder: Path, key: Key) -> None:
 
 def _export(run: RunConfig, inputs: dict[str, Artifact], output: Output, tracker: Tracker) -> None:
     from finetune.fidelity import measure, numbers, told
+    from finetune.kept_base import quantise_merged
     from finetune.merge_auto import merge_chosen
     from finetune.merge_choice import change_config
     from finetune.model import trained_on
@@ -99,6 +100,8 @@ def _export(run: RunConfig, inputs: dict[str, Artifact], output: Output, tracker
     if not figures["passed"]:
         raise RefusedError(figures["problems"])
     output.counts = {"tensors_changed": figures["tensors_changed"], "positions": figures["positions"]}
+    if run.export.format is ExportFormat.nf4:
+        quantise_merged(run, output)
     write_handover(run, inputs, figures, output)
 
 

@@ -43,7 +43,8 @@ def write_handover(
     change = f"{run.model.export_name} was made from {repo}, {CHANGE[run.export.format]}."
     write_licences(legal, inputs["base"].folder, change, output)
     output.write_text("README.md", model_card(run, Made(inputs, figures, output.overrides, legal)))
-    output.write_json(SBOM, sbom(run.model.export_name, run.model.licence, inputs))
+    bill = sbom(run.model.export_name, run.model.licence, inputs)
+    output.write_text(SBOM, json.dumps(bill, indent=2) + "\n")
     write_evidence(inputs, output)
 
 

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from finetune.model import TrainedOn, quantisation_config, quantised_base, quant
 
 SHARED = 1 << 20
 """Bytes of settings and tokenizer beside the weights, and to spare."""
+
+BASE = "the base in 4 bits"
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def quantise_base(run: RunConfig, pinned: Artifact) -> Artifact:
     if found is not None:
         say(f"the base {run.model.name} is quantised already; nothing to do")
         return found
-    return _written(run, pinned, _job(run, pinned))
+    return _written(run, pinned, _job(run, pinned.folder, BASE))
 
 
 def training_base(run: RunConfig, pinned: Artifact) -> TrainedOn:
@@ -57,32 +59,52 @@ def training_base(run: RunConfig, pinned: Artifact) -> TrainedOn:
         return TrainedOn(pinned, found)
     require_device(run.hardware)
     try:
-        job = _job(run, pinned)
+        job = _job(run, pinned.folder, BASE)
     except (DataError, MachineError) as error:
         say(f"note: no quantised base is kept, each stage quantises while loading: {error.problems[0]}")
         return TrainedOn(pinned, pinned)
     return TrainedOn(pinned, _written(run, pinned, job))
 
 
-def _job(run: RunConfig, pinned: Artifact) -> Job:
+def quantise_merged(run: RunConfig, output: Output) -> None:
+    """Put the merged weights of an export in 4 bits in their place, in the format that transformers and vLLM read.
+
+    Raises as `quantise_base` does.
+    """
+    run = replace(run, model=replace(run.model, quantisation=Quantisation.nf4))
+    require_device(run.hardware)
+    job = _job(run, output.folder, "the merged model in 4 bits")
+    say(f"quantising the merged weights to NF4, {gigabytes(job.size)}; nothing evaluates them")
+    with output.scratch() as folder:
+        index = _write_weights(run, job, Output(folder))
+        for shard in job.names:
+            (folder / shard.name).replace(output.path(shard.name))
+    if (output.folder / INDEX).is_file():
+        output.write_text(INDEX, json.dumps(index, indent=2) + "\n")
+    config = json.loads((output.folder / "config.json").read_text(encoding="utf-8"))
+    config["quantization_config"] = quantisation_config(run.model).to_dict()
+    output.write_text("config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+
+def _job(run: RunConfig, folder: Path, what: str) -> Job:
     """Raises DataError where files quantised ahead load to another network, MachineError where they do not fit."""
     from finetune.nf4 import packed_bytes, shelf_bytes
     from finetune.skeleton import skeleton, treatment, why_not
 
     require_device(run.hardware)
-    shapes = {shard: dict(_shapes(shard)) for shard in shards(pinned.folder)}
-    network = skeleton(pinned.folder, run.model)
+    shapes = {shard: dict(_shapes(shard)) for shard in shards(folder)}
+    network = skeleton(folder, run.model)
     found = treatment(network, [name for shard in shapes.values() for name in shard])
     reason = why_not(network, found)
     if reason:
-        raise DataError(f"{pinned.folder}: {reason}, so this base is quantised while loading only")
+        raise DataError(f"{folder}: {reason}, so this base is quantised while loading only")
     size, room = SHARED, dict.fromkeys(shapes, 0)
     for shard, tensors in shapes.items():
         for name, (values, stored) in tensors.items():
             packed = packed_bytes(values, run.model.double_quantisation) if name in found.packed else None
             size += packed or stored
             room[shard] += shelf_bytes(packed or max(stored, 4 * values))  # a family may keep some in fp32
-    require_room(pinned.folder.parent, size, "the base in 4 bits")
+    require_room(folder.parent, size, what)
     return Job({shard: list(tensors) for shard, tensors in shapes.items()}, room, found, size)
 
 

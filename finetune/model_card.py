@@ -70,7 +70,7 @@ MERGED = """Merged onto the {merge_base} base{why} in fp32, rounded once. Compar
 | fp32 mean KL (nats) | {fp32_kl} | |
 | greedy answers equal | {greedy} of {prompts} | |"""
 ALONE = """The adapter as it was trained and evaluated, unmerged. **Not evaluated**: the adapter on the base in bf16, as
-`serve.yaml` serves it. Gain and losses above were measured on the base in 4 bits."""
+`serve.yaml` serves it. Gain and losses above were measured on the base {measured_on}."""
 REQUANTISED = """
 
 **Not evaluated**: the weights in this folder are these merged weights quantised once more to NF4, which rounds them
@@ -97,6 +97,7 @@ def model_card(run: RunConfig, made: Made) -> str:
     adapter, base, data = (made.inputs[key] for key in ("adapter", "base", "data"))
     report, counts = made.inputs.get("report"), adapter.manifest.counts
     relation, library, what = KINDS[run.export.format]
+    measured_on = "in 4 bits" if adapter.manifest.facts.get("quantised") else "as it came"
     return CARD.format(
         front_licence=_front_matter_licence(run.model.licence),
         relation=relation,
@@ -123,8 +124,8 @@ def model_card(run: RunConfig, made: Made) -> str:
         gain=gain(report),
         lost=lost(report),
         overrides=_overrides(made.overrides),
-        fidelity=_fidelity(run, made.figures),
-        not_evaluated="\n".join(f"- {told}" for told in _open_points(run, report)),
+        fidelity=_fidelity(run, made.figures, measured_on),
+        not_evaluated="\n".join(f"- {told}" for told in _open_points(run, report, measured_on)),
         strictest=strictest(made.legal.licences),
         max_new_tokens=run.eval.max_new_tokens,
         **_mixed(adapter.manifest.facts.get("mix", {})),
@@ -132,9 +133,9 @@ def model_card(run: RunConfig, made: Made) -> str:
     )
 
 
-def _fidelity(run: RunConfig, figures: Mapping[str, Any] | None) -> str:
+def _fidelity(run: RunConfig, figures: Mapping[str, Any] | None, measured_on: str) -> str:
     if figures is None:
-        return ALONE
+        return ALONE.format(measured_on=measured_on)
     fp32 = figures["fp32_kl"]
     dequantised = figures["base"] == "dequantised"
     text = MERGED.format(
@@ -152,9 +153,10 @@ def _fidelity(run: RunConfig, figures: Mapping[str, Any] | None) -> str:
     return text + (REQUANTISED if run.export.format is ExportFormat.nf4 else "")
 
 
-def _open_points(run: RunConfig, report: Artifact | None) -> list[str]:
+def _open_points(run: RunConfig, report: Artifact | None, measured_on: str) -> list[str]:
+    on_base = f"gain and losses are the adapter's on the base {measured_on}"
     of_format = {
-        ExportFormat.merged: "the tasks on the merged weights: gain and losses are the adapter's on the base in 4 bits",
+        ExportFormat.merged: f"the tasks on the merged weights: {on_base}",
         ExportFormat.adapter: "the tasks on the base in bf16, on which a server runs the adapter",
         ExportFormat.nf4: "the weights in this folder, which were quantised once more",
     }

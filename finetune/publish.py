@@ -155,7 +155,15 @@ def roll_back(to: str, version: str, public: Path | None) -> None:
         raise ConfigError(f"ROLLBACK={version} is no version; give <name>/<run>")
     shop = Shop(to, name)
     before = shop.current()
-    shop.require_whole(run, shop.digests(run))
+    digests = shop.digests(run)
+    shop.require_whole(run, digests)
+    with TemporaryDirectory() as folder:
+        signature = Path(folder) / SIGNATURE
+        signature.write_bytes(shop.signed(run))
+        if signed_digests(signature) != digests:
+            raise DataError(f"{shop.shown(run)} holds other files than its signature states")
+        if public:
+            require_signed(Path(folder), digests, public)
     shop.point_to(run)
     say(
         f"{shop.shown(CURRENT)} names {run}, every file of which was read back; before it named {before or 'none'}"

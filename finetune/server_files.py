@@ -10,6 +10,7 @@ from typing import Any
 from finetune.artifacts import Output
 from finetune.base import TOKENIZER_FILES
 from finetune.config import RunConfig
+from finetune.config.schema import ExportFormat
 from finetune.errors import DataError
 
 LOCAL_KEYS = ("quantization_config", "_name_or_path", "_model_name_or_path")
@@ -37,7 +38,8 @@ def write_merged_settings(run: RunConfig, base: Path, output: Output) -> None:
     """Write what a server reads beside merged weights; raises DataError as `write_tokenizer` does."""
     ends = write_tokenizer(run, base, output)
     config = write_settings(run, base, ends, output)
-    write_serve(run, config, {}, output)
+    own = {"quantization": "bitsandbytes"} if run.export.format is ExportFormat.nf4 else {}
+    write_serve(run, config, own, output)
 
 
 def write_tokenizer(run: RunConfig, base: Path, output: Output) -> Ends:

@@ -133,8 +133,8 @@ def require_signed(folder: Path, digests: Mapping[str, str], public: Path) -> st
         is_whole = Bundle.from_json(text).to_json() == text  # a bit that no reader looks at may have flipped
     except Exception as error:  # noqa: BLE001  (json, base64, pydantic, cryptography: each has its own)
         raise DataError(
-            f"{signature} does not hold for the key {public} ({type(error).__name__}): another key, or the folder was "
-            "changed"
+            f"{signature} does not hold for the key {public} ({type(error).__name__}): it is another's, or the folder "
+            "was changed; name the key that signed it, or have the folder from its team again"
         ) from None
     if not is_whole:
         raise DataError(f"{signature} was changed after it had been written")

@@ -32,7 +32,10 @@ ALLOWED = {
     "data_prep": ("data_prep", *KERNEL, *SERVICES),
     "eval": ("eval", *KERNEL, *SERVICES, "finetune.model", "finetune.generate"),
 }
-LIGHT = [*KERNEL, *(f"finetune.{name}" for name in "tracking metrics stage pages plots licences".split())]
+LIGHT = [
+    *KERNEL,
+    *(f"finetune.{name}" for name in "audit tracking metrics stage pages plots licences".split()),
+]
 HEAVY = {
     "torch",
     "transformers",

@@ -46,7 +46,7 @@ def recorded(run: RunConfig) -> list[str]:
     audit.record_finished(run, data, time.time())
     adapter = made(run, "adapter", forced="plan.force: why", data=data)
     audit.record_finished(run, adapter, time.time())
-    audit.record_refused(run, "eval", ["eval.min_gain=0.1 says a Secret Name"], time.time() + 60)
+    audit.record_refused(run, "eval", ["eval.min_gain=0.1 says a Name"], time.time() + 60)
     audit.record_finished(run, made(run, "report", adapter=adapter), time.time())
     return trail(run).read_text().splitlines(keepends=True)
 
@@ -67,13 +67,13 @@ def test_one_line_a_stage_a_refusal_and_an_override(run: RunConfig) -> None:
 
 def test_a_refusal_names_settings_and_no_word_more(run: RunConfig) -> None:
     problems = [
-        "eval.min_gain=0.1 says Mrs Secret of train.mix.secret_set",
+        "eval.min_gain=0.1 says Mrs Hidden of train.mix.hidden_set",
         "look at rows.jsonl and eval.nothing",
     ]
     audit.record_refused(run, "eval", problems, time.time())
     (entry,) = audit.read_trail(run.paths, run.name)
     assert (entry["problems"], entry["settings"]) == (2, ["eval.min_gain", "train.mix"])
-    assert "ecret" not in trail(run).read_text()
+    assert "idden" not in trail(run).read_text()
 
 
 def test_inputs_that_the_trail_does_not_know_go_before_what_was_made_of_them(run: RunConfig) -> None:

@@ -11,8 +11,9 @@ from finetune.config import load
 from finetune.config.load import CONF
 from finetune.config.schema import RunConfig
 from finetune.errors import ConfigError, HallmarkError, RefusedError
-from finetune.licences import Licence, read_licence, require_lawful, terms
+from finetune.licences import Licence, read_licence, require_lawful, strictest, terms
 from finetune.stage import stage
+from finetune.training_data import require_lawful_mix
 
 DEMO = "experiment=licences_smollm135m"
 SMALL = ("export.use.monthly_users=1000",)
@@ -184,6 +185,58 @@ def test_what_may_not_ship_is_refused_with_the_way_out(overrides: list[str], wor
 )
 def test_what_may_ship_passes(overrides: list[str]) -> None:
     assert require_lawful(run(*overrides))
+
+
+LLAMA_TEACHER = "data.teacher_licence=LicenseRef-Llama-3.1-Community"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ([LLAMA_TEACHER, *SMALL], ["model.export_name=SmolLM2-135M-licences", "begin with Llama", "1.b.i"]),
+        (
+            ["data.teacher_licence=LicenseRef-Llama-2-Community", *SMALL],
+            [
+                "data.teacher_licence=LicenseRef-Llama-2-Community",
+                "1.b.v",
+                "may not train a model under another",
+            ],
+        ),
+        (
+            ["data.teacher_licence=CC-BY-NC-4.0", "export.use.commercial=true"],
+            ["export.use.commercial=true", "CC-BY-NC-4.0", "2.a.1"],
+        ),
+        (
+            ["data.teacher_licence=MIT", "policy.deny=[MIT]"],
+            ["policy.deny=MIT excludes data.teacher_licence=MIT", "another data"],
+        ),
+    ],
+)
+def test_a_teacher_binds_as_its_licence_says(overrides: list[str], words: list[str]) -> None:
+    (line,) = problems(RefusedError, *overrides)
+    assert all(word in line for word in words)
+
+
+def test_base_data_and_teacher_join_to_the_strictest() -> None:
+    found = require_lawful(run(LLAMA_TEACHER, *SMALL, "model.export_name=Llama-licences"))
+    assert [licence.id for licence in found] == ["Apache-2.0", "CC-BY-4.0", "LicenseRef-Llama-3.1-Community"]
+    assert strictest(found) == (
+        "commercial use allowed, up to 700,000,000 monthly users of the company and its affiliates"
+    )
+    both = [*found, read_licence("LicenseRef-Qwen"), read_licence("CC-BY-NC-4.0")]
+    assert strictest(both).startswith("commercial use not allowed, up to 100,000,000 monthly users")
+    (line,) = problems(ConfigError, LLAMA_TEACHER, "model.export_name=Llama-licences")
+    assert "export.use.monthly_users is not set" in line
+    (line,) = problems(ConfigError, "data.teacher_licence=LicenseRef-none")
+    assert "CONF_DIR/licence/LicenseRef-none.yaml" in line
+
+
+def test_the_teacher_of_a_mixed_set_binds_too() -> None:
+    mix = {"other": {"licence": "MIT", "attribution": "", "content": "c"}}
+    assert [licence.id for licence in require_lawful_mix(run(), mix)] == ["MIT"]
+    taught = {"other": {**mix["other"], "teacher_licence": "LicenseRef-Llama-3.1-Community"}}
+    with pytest.raises(RefusedError, match="must begin with Llama"):
+        require_lawful_mix(run(*SMALL), taught)
 
 
 def test_every_problem_is_said_at_once() -> None:

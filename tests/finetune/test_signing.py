@@ -1,5 +1,6 @@
 """The signature of a folder: whose key it was, and that no bit of the folder, the signature included, may change."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -93,6 +94,13 @@ def test_every_byte_of_the_signature_counts(run: RunConfig) -> None:
     ):  # the signature itself, whose base64 has bits that no reader looks at
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(DataError):
+            verify(made.folder, public)
+    for same in (
+        whole + b" ",
+        json.dumps(json.loads(whole), indent=1).encode(),
+    ):  # reads the same, is not the same
+        path.write_bytes(same)
+        with pytest.raises(DataError, match="was changed after it had been written"):
             verify(made.folder, public)
 
 
