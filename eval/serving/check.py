@@ -31,7 +31,7 @@ def check(run: RunConfig, exported: Exported, asked: Asked, engine: Engine, outp
     if alone and merged:
         lora, answered = alone
         beside = reference.beside(merged, answered.replays) if answered.replays else None
-        skipped = {"skipped": lora.skipped, "max_lora_rank": lora.max_rank, "problems": []}
+        skipped: dict[str, Any] = {"skipped": lora.skipped, "max_lora_rank": lora.max_rank, "problems": []}
         figures = _figures(run, exported, asked, answered, beside, ADAPTER) if not lora.skipped else {}
         found["adapter"] = {**skipped, **figures}
     problems = found["problems"] + (found["adapter"] or {}).get("problems", [])
