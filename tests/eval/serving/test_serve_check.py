@@ -11,6 +11,7 @@ from exported import EAGER, SMALL, current, needs_vllm
 from house import House, problem
 
 from eval import evaluate, serve_check
+from eval.serving.client import Access, Client
 from eval.serving.server import Limits, serving
 from eval.serving.vllm import Served, command, find_engine, variables
 from finetune.config import load
@@ -78,6 +79,7 @@ def test_somebody_elses_endpoint_with_a_key(
     breakable: House, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = load(breakable.argv(*SMALL, EAGER))
+    (current(breakable, "exports") / "serve.yaml").write_text("model: .\nmax-model-len: 300\n")
     argv = command(find_engine(run.serve), run, Served(current(breakable, "exports"), "m"))
     environment = variables(run, "s3cret-key")
     with serving(argv, environment, breakable.folder / "log", Limits(None, 600.0)) as running:
@@ -87,6 +89,8 @@ def test_somebody_elses_endpoint_with_a_key(
             capsys.readouterr().err
         )
         monkeypatch.setenv("SERVE_API_KEY", "s3cret-key")
+        with Client(Access(running.url, "s3cret-key", "", 60.0, loopback=True)) as client:
+            assert client.http.get("/v1/models").json()["data"][0]["max_model_len"] == 300  # serve.yaml's
         assert check(breakable, *asked) == 0
         assert check(breakable, *asked) == 0  # asked anew
         served = stage("eval", evaluate.run, breakable.argv(*SMALL, "eval.arms=[served]", *asked))

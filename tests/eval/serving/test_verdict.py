@@ -108,6 +108,7 @@ def test_a_certain_loss_is_a_problem() -> None:
         ({"r": 8, "rank_pattern": {"q_proj": 100}}, 128, None),
         ({"r": 600}, None, "vLLM serves no rank above 512"),
         ({"r": 8, "use_dora": True}, 8, "vLLM serves no DoRA adapter"),
+        ({"r": 8, "bias": "lora_only"}, 8, "vLLM serves no adapter with biases"),
         ({"r": 8, "modules_to_save": ["lm_head"]}, 8, "vLLM serves no adapter with modules_to_save"),
     ],
 )
