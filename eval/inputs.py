@@ -8,7 +8,7 @@ from typing import Any
 from eval.predictions import require_several_answers
 from eval.tasks import Task
 from finetune import artifacts
-from finetune.artifacts import Artifact, input_record
+from finetune.artifacts import Artifact, Manifest, input_record
 from finetune.chat import render_answer
 from finetune.config import RunConfig, recorded
 from finetune.config.data import DataConfig
@@ -96,6 +96,11 @@ def open_inputs(run: RunConfig) -> Inputs:
     return Inputs(adapter, data, pinned, trained_on(run.paths, adapter, pinned).read, champion, export)
 
 
+def holds_merged(export: Manifest) -> bool:
+    """Whether an export holds the weights in bf16 that fidelity.json is about, and not another format."""
+    return bool(export.config["export"].get("format", "merged") == "merged")
+
+
 def require_unseen(
     run: RunConfig, inputs: Inputs, train: Sequence[Mapping[str, Any]], test: Sequence[Mapping[str, Any]]
 ) -> None:
@@ -153,12 +158,12 @@ def _export_of(run: RunConfig, adapter: Artifact) -> Artifact:
     content = adapter.manifest.content
     if artifacts.has_current(run.paths, "export", run.name):
         current = artifacts.open_last(run.paths, "export", run.name)
-        if current.manifest.inputs["adapter"]["content"] == content:
+        if current.manifest.inputs["adapter"]["content"] == content and holds_merged(current.manifest):
             return current
     found = [
         manifest
         for manifest in artifacts.finished(run.paths, "export", run.name)
-        if manifest.inputs["adapter"]["content"] == content
+        if manifest.inputs["adapter"]["content"] == content and holds_merged(manifest)
     ]
     if not found:
         raise ConfigError(

@@ -13,13 +13,13 @@ from finetune.stage import stage
 
 VLLM = provenance.ROOT / ".venv-serve" / "bin" / "python"
 needs_vllm = pytest.mark.skipif(not VLLM.is_file(), reason="no vLLM in .venv-serve; run `make setup-serve`")
-SMALL = ["serve.min_prompts=12", "serve.concurrency=4", "train.max_steps=2", "export.min_positions=20"]
+SMALL = ["serve.min_prompts=12", "serve.concurrency=4", "train.max_steps=30", "export.min_positions=20"]
 EAGER = "serve.arguments=[--enforce-eager]"
 """Without vLLM's compiler, which takes a minute for a model of any size."""
 
 
 def build(folder: Path) -> House:
-    """Trained for two steps, evaluated and exported."""
+    """Trained until its answers are sure, evaluated and exported."""
     tiny.build_model(folder / "model", heads=2)
     (folder / "house").mkdir()
     house = House.built(folder / "house", folder / "model")

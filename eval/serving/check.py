@@ -21,31 +21,46 @@ def check(run: RunConfig, exported: Exported, asked: Asked, engine: Engine, outp
 
     Servers answer before transformers loads anything: a GPU does not hold both.
     """
-    bar = verdict.Bar(len(asked.rows), exported.margin_floor())
-    lora = lora_service(exported) if run.serve.adapter and run.serve.url is None else None
     seen = _observe_merged(run, exported, asked, engine, output)
-    seen_adapter = (
-        _observe_adapter(run, exported, asked, engine, output, lora) if lora and not lora.skipped else None
-    )
+    alone = None
+    if seen.replays and run.serve.adapter and run.serve.url is None:
+        alone = _observe_adapter(run, exported, asked, engine, output)
     merged = reference.of_merged(run, exported, asked, seen.replays) if seen.replays else None
-    found = {"engine": engine.name, **verdict.figures(seen, merged, bar), "task_delta": None, "adapter": None}
-    problems = list(verdict.problems(found, ENDPOINT if run.serve.url else MODEL))
+    label = ENDPOINT if run.serve.url else MODEL
+    found = {"engine": engine.name, **_figures(run, exported, asked, seen, merged, label), "adapter": None}
+    if alone and merged:
+        lora, answered = alone
+        beside = reference.beside(merged, answered.replays) if answered.replays else None
+        skipped: dict[str, Any] = {"skipped": lora.skipped, "max_lora_rank": lora.max_rank, "problems": []}
+        figures = _figures(run, exported, asked, answered, beside, ADAPTER) if not lora.skipped else {}
+        found["adapter"] = {**skipped, **figures}
+    problems = found["problems"] + (found["adapter"] or {}).get("problems", [])
+    found |= {"passed": not problems, "problems": problems}
+    output.write_json("served.json", found)
+    output.counts = {"prompts": len(asked.rows), "greedy_equal": found["greedy_equal"]}
+    output.facts = {"engine": engine.name, "version": found["version"], "hardware": run.hardware.name}
+    return found
+
+
+def _figures(
+    run: RunConfig,
+    exported: Exported,
+    asked: Asked,
+    seen: Observed,
+    merged: reference.Reference | None,
+    label: str,
+) -> dict[str, Any]:
+    """What was seen of one server, and what of it does not hold; without a reference nothing was answered."""
+    found = verdict.figures(seen, merged, verdict.Bar(len(asked.rows), exported.margin_floor()))
+    problems, delta = list(verdict.problems(found, label)), None
     if merged is not None:
         predictions = exported.adapter_predictions(run.eval)
         served, own = (
             list(answers)[: asked.tests] for answers in (seen.replays[-1].answers(), merged.answers)
         )
-        found["task_delta"] = task_delta(asked.test_rows(), served, own, predictions, run.eval)
-        problems += verdict.delta_problems(found["task_delta"])
-    if lora:
-        found["adapter"] = _adapter(run, exported, asked, lora, seen_adapter, bar)
-        if seen_adapter:
-            problems += verdict.problems(found["adapter"], ADAPTER, judge_answers=False)
-    found |= {"passed": not problems, "problems": problems}
-    output.write_json("served.json", found)
-    output.counts = {"prompts": bar.prompts, "greedy_equal": found["greedy_equal"]}
-    output.facts = {"engine": engine.name, "version": found["version"], "hardware": run.hardware.name}
-    return found
+        delta = task_delta(asked.test_rows(), served, own, predictions, run.eval)
+        problems += verdict.delta_problems(delta, label)
+    return {**found, "task_delta": delta, "problems": problems}
 
 
 def _observe_merged(
@@ -62,24 +77,12 @@ def _observe_merged(
 
 
 def _observe_adapter(
-    run: RunConfig, exported: Exported, asked: Asked, engine: Engine, output: Output, lora: LoraService
-) -> Observed:
+    run: RunConfig, exported: Exported, asked: Asked, engine: Engine, output: Output
+) -> tuple[LoraService, Observed]:
+    lora = lora_service(exported)
+    if lora.skipped:
+        return lora, Observed(None)
     more = [*template_arguments(asked.template_options), *lora.arguments(ADAPTER)]
     served = Served(exported.base.folder, ADAPTER, more)
     with own_server(run, engine, served, output.path("server_adapter.log")) as client:
-        return observe(client, asked, run, ADAPTER, [run.serve.concurrency])
-
-
-def _adapter(
-    run: RunConfig,
-    exported: Exported,
-    asked: Asked,
-    lora: LoraService,
-    seen: Observed | None,
-    bar: verdict.Bar,
-) -> dict[str, Any]:
-    """The adapter alone: its figures are recorded beside transformers', whose factors are not rounded to bf16."""
-    if seen is None:
-        return {"skipped": lora.skipped}
-    found = reference.of_adapter(run, exported, asked, seen.replays) if seen.replays else None
-    return {"max_lora_rank": lora.max_rank, **verdict.figures(seen, found, bar)}
+        return lora, observe(client, asked, run, ADAPTER, [run.serve.concurrency])

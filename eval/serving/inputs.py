@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eval.inputs import holds_merged
 from finetune import artifacts
 from finetune.artifacts import Artifact, input_record
 from finetune.config import RunConfig, recorded
@@ -78,9 +79,14 @@ class Asked:
 def open_exported(run: RunConfig) -> Exported:
     """The current export, of today's settings, or with RUN= that one.
 
-    Raises ConfigError where it is unfinished or stale, DataError where it is damaged.
+    Raises ConfigError where it is unfinished, stale or without merged weights, DataError where it is damaged.
     """
     export = artifacts.open_current(run.paths, "export", run.name, {"export": run.export}, run.run)
+    if not holds_merged(export.manifest):
+        raise ConfigError(
+            f"{export.folder} holds no merged weights (export.format); export with export.format=merged: the adapter "
+            "alone is asked beside them"
+        )
     adapter, data, base = (
         artifacts.open_input(run.paths, export, key) for key in ("adapter", "data", "base")
     )

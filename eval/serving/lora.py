@@ -45,6 +45,9 @@ def as_served(folder: Path, config: Mapping[str, Any]) -> LoraService:
     reasons = {
         "vLLM serves no DoRA adapter": bool(config.get("use_dora")),
         "vLLM serves no adapter with modules_to_save": bool(config.get("modules_to_save")),
+        "vLLM serves no adapter with added tokens": bool(config.get("trainable_token_indices")),
+        "vLLM serves no adapter with biases": config.get("bias", "none") != "none"
+        or bool(config.get("lora_bias")),
         f"vLLM serves no rank above {RANKS[-1]}": limit is None,
     }
     skipped = next((reason for reason, holds in reasons.items() if holds), None)

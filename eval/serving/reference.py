@@ -4,21 +4,17 @@ Of an export the reference is the merged folder itself, not the adapter on its 4
 both sides, so what differs is the engine's. That the folder is the adapter is fidelity.json's proof.
 """
 
-import gc
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from eval.answers import Answering
 from eval.serving.inputs import Asked, Exported
 from eval.serving.replay import Replay
-from finetune.artifacts import Artifact
 from finetune.chat import IGNORE, Encoded
 from finetune.config import RunConfig
 from finetune.generate import Answer, answer_logits
-from finetune.model import Loaded, attach_trained, load_plain
+from finetune.model import Loaded, load_plain
 
 
 @dataclass(frozen=True)
@@ -28,8 +24,9 @@ class Divergence:
     row: int
     position: int
     """Counted from 0 in the answer's tokens."""
-    margin: float
-    """Logits by which the reference prefers its own token to the server's there; infinite where one has none."""
+    margin: float | None
+    """Logits by which the reference prefers its own token to the server's there; infinite where one has none. None: not
+    asked."""
 
 
 @dataclass(frozen=True)
@@ -43,44 +40,26 @@ class Reference:
 
 def of_merged(run: RunConfig, exported: Exported, asked: Asked, replays: Sequence[Replay]) -> Reference:
     """The merged folder in bf16."""
-    with _loaded(run, exported, exported.export) as loaded:
-        return _reference(run, loaded, asked, replays, "merged in transformers")
-
-
-def of_adapter(run: RunConfig, exported: Exported, asked: Asked, replays: Sequence[Replay]) -> Reference:
-    """The adapter on the base in bf16: not the 4-bit base that it was trained on, but what a server has."""
-    with _loaded(run, exported, exported.base) as loaded:
-        trained = attach_trained(loaded, exported.adapter)
-        return _reference(run, trained, asked, replays, "adapter in transformers")
-
-
-@contextmanager
-def _loaded(run: RunConfig, exported: Exported, weights: Artifact) -> Iterator[Loaded]:
-    """A folder's model in bf16, and its memory free again behind."""
     import torch
 
-    yield load_plain(Path(weights.folder), exported.model(), run.hardware, torch.bfloat16)
-    gc.collect()
-    torch.cuda.empty_cache()
-
-
-def _reference(
-    run: RunConfig, loaded: Loaded, asked: Asked, replays: Sequence[Replay], label: str
-) -> Reference:
     prompts = list(asked.prompts)
-    answers = Answering(replace(run.eval)).answer(loaded, prompts, label)
+    loaded = load_plain(exported.export.folder, exported.model(), run.hardware, torch.bfloat16)
+    answers = Answering(run.eval).answer(loaded, prompts, "merged in transformers")
     found = [_divergences(loaded, prompts, answers, replay) for replay in replays]
     return Reference(answers, loaded.model.generation_config.eos_token_id, found)
+
+
+def beside(merged: Reference, replays: Sequence[Replay]) -> Reference:
+    """The same answers beside those of other weights, such as the adapter alone: places without margins."""
+    places = [_places(merged.answers, replay) for replay in replays]
+    found = [[Divergence(row, place, None) for row, place in item.items()] for item in places]
+    return replace(merged, divergences=found)
 
 
 def _divergences(
     loaded: Loaded, prompts: Sequence[list[int]], answers: Sequence[Answer], replay: Replay
 ) -> list[Divergence]:
-    places = {
-        row: first_difference(answer.ids, reply.ids)
-        for row, (answer, reply) in enumerate(zip(answers, replay.replies, strict=True))
-    }
-    different = {row: place for row, place in places.items() if place is not None}
+    different = _places(answers, replay)
     asked = []
     for row, place in different.items():
         own, other = answers[row].ids[place : place + 1], replay.replies[row].ids[place : place + 1]
@@ -88,6 +67,13 @@ def _divergences(
             asked.append(_Choice(row, [*prompts[row], *answers[row].ids[:place]], own[0], other[0]))
     margins = _margins(loaded, asked)
     return [Divergence(row, place, margins.get(row, math.inf)) for row, place in different.items()]
+
+
+def _places(answers: Sequence[Answer], replay: Replay) -> dict[int, int]:
+    """Of each row whose answers differ: where first."""
+    pairs = zip(answers, replay.replies, strict=True)
+    found = {row: first_difference(answer.ids, reply.ids) for row, (answer, reply) in enumerate(pairs)}
+    return {row: place for row, place in found.items() if place is not None}
 
 
 def first_difference(own: Sequence[int], other: Sequence[int]) -> int | None:

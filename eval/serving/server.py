@@ -135,14 +135,14 @@ def _death(log: Path) -> str:
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """End the keeper's pipe, by which it ends the server; where that does not help, the whole group."""
+    """End the keeper's pipe, by which it ends the server; then whatever is left of the group, should it have failed."""
     assert process.stdin is not None  # noqa: S101  (it was made a pipe)
     with suppress(OSError):
         process.stdin.close()
     try:
-        process.wait(GRACE_S + 5.0)
-    except BaseException:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_S + 5.0)
+    finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        raise

@@ -54,7 +54,7 @@ def figures(observed: Observed, reference: Reference | None, bar: Bar) -> dict[s
     }
 
 
-def problems(found: Mapping[str, Any], label: str, judge_answers: bool = True) -> Iterator[str]:
+def problems(found: Mapping[str, Any], label: str) -> Iterator[str]:
     """What does not hold of one server, one line each: value, bar, what it means."""
     if not found["prompt_ids_equal"]:
         yield (
@@ -68,7 +68,7 @@ def problems(found: Mapping[str, Any], label: str, judge_answers: bool = True) -
                 f"{at}: {item['not_stopped']} of {found['prompts']} answers do not end at the end tokens that "
                 "evaluation used; serve the export's generation_config.json"
             )
-        if judge_answers and item["above_floor"]:
+        if item["above_floor"]:
             yield (
                 f"{at}: {item['above_floor']} of {found['prompts']} answers first differ from transformers' where it "
                 f"is sure, by up to {_shown(item['largest_margin'])} logits (noise floor {found['margin_floor']:.3f}): "
@@ -76,12 +76,12 @@ def problems(found: Mapping[str, Any], label: str, judge_answers: bool = True) -
             )
 
 
-def delta_problems(delta: Mapping[str, Any]) -> Iterator[str]:
-    """A loss against the adapter that is certain."""
+def delta_problems(delta: Mapping[str, Any], label: str) -> Iterator[str]:
+    """A loss against the adapter as evaluated that is certain."""
     for item in delta["tasks"]:
         if item["verdict"] == WORSE:
             yield (
-                f"served answers are worse than the adapter's on {item['task']} {item['metric']}: "
+                f"{label}: worse than {delta['against']} as evaluated on {item['task']} {item['metric']}: "
                 f"{item['delta']:+.4f} [{item['ci_low']:+.4f}, {item['ci_high']:+.4f}]"
             )
 
@@ -95,14 +95,14 @@ def told(found: Mapping[str, Any]) -> Iterator[str]:
             f"{item['tokens_per_s']:.0f} new tokens/s; {item['greedy_equal']} answers equal"
         )
     delta = found["task_delta"]
-    if delta:
+    if delta and "task" in delta:
         yield (
             f"  {delta['task']} {delta['metric']}: served minus {delta['against']} {delta['delta']:+.4f} "
             f"[{delta['ci_low']:+.4f}, {delta['ci_high']:+.4f}], {delta['n']} rows in {delta['n_groups']} groups"
         )
     adapter = found["adapter"]
     if adapter:
-        yield f"  adapter alone: {adapter.get('skipped') or _summary(adapter)}"
+        yield f"  adapter alone on the bf16 base: {adapter.get('skipped') or _beside(adapter)}"
 
 
 def numbers(found: Mapping[str, Any]) -> dict[str, float | None]:
@@ -129,6 +129,17 @@ def _summary(found: Mapping[str, Any]) -> str:
     )
 
 
+def _beside(found: Mapping[str, Any]) -> str:
+    delta = found["task_delta"]
+    if delta is None or "task" not in delta:
+        return _summary(found)
+    return (
+        f"{found['greedy_equal']} of {found['prompts']} answers are the merged weights'; {delta['task']} "
+        f"{delta['metric']} minus {delta['against']} as evaluated {delta['delta']:+.4f} "
+        f"[{delta['ci_low']:+.4f}, {delta['ci_high']:+.4f}]"
+    )
+
+
 def _replay(
     replay: Replay, reference: Reference, divergences: Sequence[Divergence], bar: Bar
 ) -> dict[str, Any]:
@@ -139,12 +150,13 @@ def _replay(
         for row, (reply, answer) in enumerate(zip(replay.replies, reference.answers, strict=True))
         if row not in different and answer.confidence
     ]
-    largest = max((item.margin for item in divergences), default=None)
+    margins = [item.margin for item in divergences if item.margin is not None]
+    largest = max(margins, default=None)
     return {
         "concurrency": replay.concurrency,
         "greedy_equal": bar.prompts - len(divergences),
         "largest_margin": None if largest is None else _finite(largest),
-        "above_floor": sum(item.margin >= bar.margin_floor for item in divergences),
+        "above_floor": sum(margin >= bar.margin_floor for margin in margins),
         "not_stopped": sum(not stops(reply.ids, reply.finish, reference.ends) for reply in replay.replies),
         "cut": sum(reply.finish == "length" for reply in replay.replies),
         "log_probability_gap": {"mean": float(np.mean(gaps)), "max": max(gaps)} if gaps else None,

@@ -31,6 +31,8 @@ PRIVATE = {
     "VLLM_HOST_IP": "127.0.0.1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+SETTINGS = "serve.yaml"
+"""Of an export: what the serving team starts vLLM with. Arguments win over it."""
 KEY = "VLLM_API_KEY"
 """By this variable vLLM's server takes its key: a command line is seen by everybody on the machine."""
 
@@ -85,20 +87,16 @@ def own_server(run: RunConfig, engine: Engine, served: Served, log: Path) -> Ite
 
 
 def command(engine: Engine, run: RunConfig, served: Served) -> list[str]:
-    """vLLM's OpenAI server over a model folder, without host and port.
+    """vLLM's OpenAI server over a model folder with the folder's own settings, without host and port.
 
     The `vllm` command does not find its own metadata in a CPU environment, so the module is started. Prefix caching is
     off: the same prompts come twice, and the second time would cost nothing.
     """
-    found = [str(engine.python), "-m", "vllm.entrypoints.openai.api_server", "--model"]
-    found += [
-        str(served.folder),
-        "--served-model-name",
-        MODEL,
-        "--dtype",
-        "bfloat16",
-        "--no-enable-prefix-caching",
-    ]
+    found = [str(engine.python), "-m", "vllm.entrypoints.openai.api_server"]
+    if (served.folder / SETTINGS).is_file():
+        found += ["--config", str(served.folder / SETTINGS)]
+    found += ["--model", str(served.folder), "--served-model-name", MODEL]
+    found += ["--dtype", "bfloat16", "--no-enable-prefix-caching"]
     kv_cache_gib = run.serve.kv_cache_gib
     if kv_cache_gib is None and run.hardware.device is Device.cpu:
         kv_cache_gib = CPU_KV_CACHE_GIB  # vLLM's own choice is nearly all memory there is

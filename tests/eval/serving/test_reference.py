@@ -33,5 +33,5 @@ def test_the_margin_is_the_gap_to_the_servers_token_where_they_part(tiny_model_f
     with torch.no_grad():
         logits = loaded.model(torch.tensor([[*PROMPTS[1], *answers[1].ids[:3]]])).logits[0, -1].float()
     assert (changed.row, changed.position) == (1, 3)
-    assert changed.margin == pytest.approx(float((logits[own] - logits[other]).abs()), abs=0.03)  # bf16
+    assert changed.margin == pytest.approx(float((logits[own] - logits[other]).abs()), abs=0.1)  # bf16
     assert (ended.row, ended.position, ended.margin) == (2, 4, math.inf)

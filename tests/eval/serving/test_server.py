@@ -70,6 +70,14 @@ def test_an_error_inside_leaves_nothing_behind(tmp_path: Path) -> None:
     require_gone(tmp_path, 0.5)
 
 
+def test_a_keeper_that_was_killed_leaves_nothing_behind_either(tmp_path: Path) -> None:
+    with served(tmp_path, "healthy") as running:
+        running.process.kill()
+        running.process.wait()
+        assert all(map(alive, pids(tmp_path)))
+    require_gone(tmp_path, 5.0)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_our_own_end_is_the_servers_end(tmp_path: Path, number: signal.Signals) -> None:
     holder = subprocess.Popen(

@@ -76,7 +76,6 @@ def test_a_difference_is_excused_below_the_floor_alone() -> None:
         "merged, 16 at once: 1 of 4 answers first differ from transformers' where it is sure"
     )
     assert "by up to 0.500 logits (noise floor 0.500)" in line
-    assert list(problems(above, "adapter", judge_answers=False)) == []
     ended = figures(seen([reply()] * 4, other), reference([], [Divergence(1, 1, float("inf"))]), Bar(4, 0.5))
     assert "by up to no token at all logits" in next(iter(problems(ended, "merged")))
 
@@ -93,8 +92,12 @@ def test_answers_that_run_on_and_other_prompts_are_problems() -> None:
 
 def test_a_certain_loss_is_a_problem() -> None:
     item = {"task": "t", "metric": "f1", "delta": -0.1, "ci_low": -0.2, "ci_high": -0.01}
-    assert list(delta_problems({"tasks": [{**item, "verdict": "inconclusive"}]})) == []
-    assert len(list(delta_problems({"tasks": [{**item, "verdict": "worse"}]}))) == 1
+    assert (
+        list(delta_problems({"against": "adapter", "tasks": [{**item, "verdict": "inconclusive"}]}, "merged"))
+        == []
+    )
+    [line] = delta_problems({"against": "adapter", "tasks": [{**item, "verdict": "worse"}]}, "merged")
+    assert line == "merged: worse than adapter as evaluated on t f1: -0.1000 [-0.2000, -0.0100]"
 
 
 @pytest.mark.parametrize(
@@ -105,6 +108,7 @@ def test_a_certain_loss_is_a_problem() -> None:
         ({"r": 8, "rank_pattern": {"q_proj": 100}}, 128, None),
         ({"r": 600}, None, "vLLM serves no rank above 512"),
         ({"r": 8, "use_dora": True}, 8, "vLLM serves no DoRA adapter"),
+        ({"r": 8, "bias": "lora_only"}, 8, "vLLM serves no adapter with biases"),
         ({"r": 8, "modules_to_save": ["lm_head"]}, 8, "vLLM serves no adapter with modules_to_save"),
     ],
 )
