@@ -12,6 +12,7 @@ from torch import Tensor
 from finetune.agreement import agreement
 from finetune.artifacts import Artifact, Output, atomic
 from finetune.artifacts.folders import CHECKPOINTS
+from finetune.base_checks import INDEX, shards
 from finetune.chat import Encoded, Renderer
 from finetune.config import RunConfig
 from finetune.config.schema import MergeBase
@@ -68,8 +69,9 @@ def _merge_both(
     winner, why = better({kind.name: measured[kind] for kind in BOTH})
     say(f"export.base=auto: merged onto the {winner} base, {why}")
     chosen = merges[MergeBase[winner]]
-    for path in sorted((output.path(CHECKPOINTS) / winner).glob("model*.safetensors*")):
-        atomic.adopt(path, output.path(path.name))
+    for name in [*(path.name for path in shards(base.pinned.folder)), INDEX]:
+        if (output.path(CHECKPOINTS) / winner / name).is_file():
+            atomic.adopt(output.path(CHECKPOINTS) / winner / name, output.path(name))
     candidates = {kind.name: measured[kind].figures for kind in BOTH}
     return replace(chosen, candidates={**candidates, "rows": len(rows), "chosen": winner, "because": why})
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -240,3 +241,21 @@ def test_a_header_of_other_bytes_is_refused(tmp_path: Path) -> None:
         sink.put(memoryview(bytes(28)))
     assert {name: entry.shape for name, entry in read_header(path).items()} == {"b": (4,), "a": (2, 3)}
     assert sink.sha256.hexdigest() == sha256_file(path)
+
+
+@pytest.mark.parametrize("memory_disk", [False, True])
+def test_a_file_around_the_page_cache_has_every_byte_and_one_through_it_too(
+    memory_disk: bool, tmp_path: Path
+) -> None:
+    content = os.urandom(5_000_003) * 5  # no whole buffers, no whole blocks
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if memory_disk else tmp_path) as folder:  # noqa: S108
+        path = Path(folder) / "x"
+        given_back: list[int] = []
+        with written(path) as sink:
+            for begin in range(0, len(content), 3_000_001):
+                piece = memoryview(content)[begin : begin + 3_000_001]
+                sink.put(piece, lambda begin=begin: given_back.append(begin))
+        assert path.read_bytes() == content
+        assert sink.size == len(content)
+        assert sink.sha256.hexdigest() == sha256_file(path)
+        assert given_back == list(range(0, len(content), 3_000_001))

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from finetune.adapter_weights import read_adapter
+from finetune.adapter_reading import read_adapter
 from finetune.architecture import config_of
 from finetune.chat import Encoded
 from finetune.config.model import BaseConfig, BaseKind, ModelConfig
