@@ -13,7 +13,7 @@ from finetune.card_sections import lost
 from finetune.config.schema import PathsConfig, RunConfig
 from finetune.errors import DataError, RefusedError
 from finetune.handover import gate_report, require_gate
-from finetune.model_card import _overrides
+from finetune.model_card import _because, _overrides
 
 CHECK = {"kind": "superiority", "task": "clause", "metric": "exact_match", "a": "few_shot", "b": "adapter"}
 NUMBERS = {"delta": 0.01, "ci_low": -0.02, "ci_high": 0.04, "margin": 0.0}
@@ -128,3 +128,5 @@ def test_the_card_says_gain_losses_and_what_was_forced(run: RunConfig) -> None:
     assert "What the base could do before: **not evaluated**." in text
     assert "**Exported against a gate.** export.force: why." in _overrides(["export.force: why"])
     assert _overrides([]) == ""
+    assert _because({}) == ""
+    assert "chose it of two by 8 validation rows: lower KL." in _because({"rows": 8, "because": "lower KL"})
