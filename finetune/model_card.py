@@ -169,7 +169,8 @@ def _open_points(run: RunConfig, report: Artifact | None, measured_on: str) -> l
         ExportFormat.nf4: "the weights in this folder, which were quantised once more",
     }
     server = "the server: `make serve-check` measures it and writes its own record"
-    return [*not_evaluated(report), of_format[run.export.format], server]
+    fairness = "whether it treats protected groups of people alike, unless a slice of the report is of one"
+    return [*not_evaluated(report), of_format[run.export.format], server, fairness]
 
 
 def _declared(use: UseConfig) -> str:
