@@ -9,7 +9,7 @@ import pytest
 from finetune import artifacts
 from finetune.artifacts import Artifact, Spec, input_record
 from finetune.card_sections import gain as told_gain
-from finetune.card_sections import lost
+from finetune.card_sections import lost, not_evaluated
 from finetune.config.schema import PathsConfig, RunConfig
 from finetune.errors import DataError, RefusedError
 from finetune.handover import gate_report, require_gate
@@ -126,6 +126,8 @@ def test_the_card_says_gain_losses_and_what_was_forced(run: RunConfig) -> None:
     text = lost(report)
     assert "| ours | exact_match | +0.010 | -0.020 to +0.040 | 0.05 | not inferior |" in text
     assert "What the base could do before: **not evaluated**." in text
+    assert len(not_evaluated(report)) == 4
+    assert "every task" in not_evaluated(None)[0]
     assert "**Exported against a gate.** export.force: why." in _overrides(["export.force: why"])
     assert _overrides([]) == ""
     assert _because({}) == ""
