@@ -46,13 +46,13 @@ def not_evaluated(report: Artifact | None) -> list[str]:
     if report is None:
         return ["every task: no report with a gate is on this adapter"]
     found = _read(report)
-    names = {
-        "forgetting": "what the base knew before (no forgetting suite ran)",
-        "slices": "groups within the test set (no slice had rows enough)",
-        "calibration": "whether its confidence is right",
-        "drift": "length and form of its answers",
+    lacking = {
+        "what the base knew before (no forgetting suite ran)": not _suites(found),
+        "groups within the test set (no slice had rows enough)": not found.get("slices"),
+        "whether its confidence is right": not _calibrated(found),
+        "length and form of its answers": not _drifting(found),
     }
-    return [told for key, told in names.items() if not found.get(key)]
+    return [told for told, is_lacking in lacking.items() if is_lacking]
 
 
 def _read(report: Artifact) -> dict[str, Any]:
@@ -77,9 +77,7 @@ def _kept(checks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _forgetting(found: Mapping[str, Any]) -> Iterator[str]:
-    suites = [
-        item for item in (found.get("forgetting") or {}).get("suites", []) if item.get("delta") is not None
-    ]
+    suites = _suites(found)
     if not suites:
         yield "\nWhat the base could do before: **not evaluated**."
         return
@@ -117,8 +115,7 @@ def _slices(found: Mapping[str, Any]) -> Iterator[str]:
 
 def _drift(found: Mapping[str, Any]) -> Iterator[str]:
     """Share of answers that parse, are cut, or are outside the labels: the base's and the adapter's."""
-    drift = found.get("drift") or {}
-    rows = [(task, arm, of[arm]) for task, of in drift.items() for arm in ("base", "adapter") if of.get(arm)]
+    rows = _drifting(found)
     if not rows:
         yield "\nForm of the answers: **not evaluated**."
         return
@@ -131,11 +128,7 @@ def _drift(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _calibration(found: Mapping[str, Any]) -> Iterator[str]:
-    rows = [
-        (task, of["adapter"])
-        for task, of in (found.get("calibration") or {}).items()
-        if of.get("adapter") and of["adapter"].get("ece") is not None
-    ]
+    rows = _calibrated(found)
     if not rows:
         yield "\nCalibration: **not evaluated**."
     for task, item in rows:
@@ -143,3 +136,20 @@ def _calibration(found: Mapping[str, Any]) -> Iterator[str]:
             f"\nCalibration on {task}: expected calibration error {item['ece']:.3f}, Brier score {item['brier']:.3f} "
             f"over {item['n']} answers. Its confidence is that of the adapter as evaluated."
         )
+
+
+def _suites(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    suites: list[Mapping[str, Any]] = (found.get("forgetting") or {}).get("suites", [])
+    return [item for item in suites if item.get("delta") is not None]
+
+
+def _drifting(found: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """Task, arm and figures of base and adapter, where they were looked at."""
+    drift = (found.get("drift") or {}).items()
+    return [(task, arm, of[arm]) for task, of in drift for arm in ("base", "adapter") if of.get(arm)]
+
+
+def _calibrated(found: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Task and figures of the adapter, where it says how sure it is."""
+    adapters = ((task, of.get("adapter") or {}) for task, of in (found.get("calibration") or {}).items())
+    return [(task, item) for task, item in adapters if item.get("ece") is not None]

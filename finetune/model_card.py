@@ -60,7 +60,7 @@ Evaluated on the held-out test set of `{data}` only, greedy decoding, bf16, at m
 is known about other tasks, other languages or other settings. `serve.yaml` has the settings as evaluated; `evidence.md`
 says which file proves what.
 """
-MERGED = """Merged onto the {merge_base} base{why} in fp32, rounded once. Compared with the adapter at
+MERGED = """Merged onto the {merge_base} base{why} in fp32, rounded once.{because} Compared with the adapter at
 {positions} answer positions of {prompts} held-out prompts:
 
 | | merged against adapter | noise floor of the adapter itself |
@@ -141,6 +141,7 @@ def _fidelity(run: RunConfig, figures: Mapping[str, Any] | None, measured_on: st
     text = MERGED.format(
         merge_base="dequantised NF4" if dequantised else "original",
         why=" (what training saw)" if dequantised else "",
+        because=_because(figures.get("candidates") or {}),
         positions=figures["positions"],
         prompts=figures["prompts"],
         mean_kl=figures["mean_kl"],
@@ -153,6 +154,13 @@ def _fidelity(run: RunConfig, figures: Mapping[str, Any] | None, measured_on: st
     return text + (REQUANTISED if run.export.format is ExportFormat.nf4 else "")
 
 
+def _because(candidates: Mapping[str, Any]) -> str:
+    """Why export.base=auto took this base; nothing where it was not asked to choose."""
+    if not candidates:
+        return ""
+    return f" `export.base=auto` chose it of two by {candidates['rows']} validation rows: {candidates['because']}."
+
+
 def _open_points(run: RunConfig, report: Artifact | None, measured_on: str) -> list[str]:
     on_base = f"gain and losses are the adapter's on the base {measured_on}"
     of_format = {
@@ -161,7 +169,8 @@ def _open_points(run: RunConfig, report: Artifact | None, measured_on: str) -> l
         ExportFormat.nf4: "the weights in this folder, which were quantised once more",
     }
     server = "the server: `make serve-check` measures it and writes its own record"
-    return [*not_evaluated(report), of_format[run.export.format], server]
+    fairness = "whether it treats protected groups of people alike, unless a slice of the report is of one"
+    return [*not_evaluated(report), of_format[run.export.format], server, fairness]
 
 
 def _declared(use: UseConfig) -> str:

@@ -9,11 +9,11 @@ import pytest
 from finetune import artifacts
 from finetune.artifacts import Artifact, Spec, input_record
 from finetune.card_sections import gain as told_gain
-from finetune.card_sections import lost
+from finetune.card_sections import lost, not_evaluated
 from finetune.config.schema import PathsConfig, RunConfig
 from finetune.errors import DataError, RefusedError
 from finetune.handover import gate_report, require_gate
-from finetune.model_card import _overrides
+from finetune.model_card import _because, _overrides
 
 CHECK = {"kind": "superiority", "task": "clause", "metric": "exact_match", "a": "few_shot", "b": "adapter"}
 NUMBERS = {"delta": 0.01, "ci_low": -0.02, "ci_high": 0.04, "margin": 0.0}
@@ -126,5 +126,9 @@ def test_the_card_says_gain_losses_and_what_was_forced(run: RunConfig) -> None:
     text = lost(report)
     assert "| ours | exact_match | +0.010 | -0.020 to +0.040 | 0.05 | not inferior |" in text
     assert "What the base could do before: **not evaluated**." in text
+    assert len(not_evaluated(report)) == 4
+    assert "every task" in not_evaluated(None)[0]
     assert "**Exported against a gate.** export.force: why." in _overrides(["export.force: why"])
     assert _overrides([]) == ""
+    assert _because({}) == ""
+    assert "chose it of two by 8 validation rows: lower KL." in _because({"rows": 8, "because": "lower KL"})
