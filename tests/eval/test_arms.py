@@ -58,7 +58,9 @@ def test_svm_with_a_single_label_is_the_majority() -> None:
 
 
 def test_only_the_arms_that_were_asked_for_answer() -> None:
-    assert arms.names(EvalConfig(against="ab")) == list(arms.ALL)
+    delivered = ["merged", "served"]  # beside the adapter, and only when named
+    assert [*arms.names(EvalConfig(against="ab")), *delivered] == list(arms.ALL)
+    assert arms.names(EvalConfig(arms=[Arm.served, Arm.merged])) == ["adapter", *delivered]
     two = EvalConfig(arms=[Arm.svm, Arm.adapter])
     assert arms.names(two) == ["adapter", "svm"]
     assert list(floors(two, rows(TRAIN), rows(TRAIN))) == ["svm"]
