@@ -102,6 +102,24 @@ KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
         {"target_modules": "all-linear"},
     ),
 }
+SEEING = {
+    "text_config": {**LLAMA, "head_dim": 8, "sliding_window": 32, "tie_word_embeddings": True},
+    "vision_config": {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    },
+    "mm_tokens_per_image": 4,
+}
+KINDS["layers named otherwise in the files"] = (
+    "gemma3",
+    SEEING,
+    {"target_modules": ["gate_proj", "down_proj"]},
+)
 IDS = torch.arange(20).reshape(2, 10)
 
 
