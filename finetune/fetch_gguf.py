@@ -1,7 +1,6 @@
 """A GGUF file as a base: bf16 safetensors, with tokenizer files that vLLM and llama.cpp read."""
 
 import json
-import shutil
 from pathlib import Path
 
 from finetune.architecture import architecture_of
@@ -45,7 +44,7 @@ def convert(source: Path, output: Output, model: ModelConfig) -> None:
         raise DataError(
             f"the package {source.parent.name} carries no licence text, so nothing made from it may ship"
         )
-    shutil.copyfile(licence, output.path("LICENSE"))
+    output.copy(licence, "LICENSE")
 
 
 def normalise_tokenizer(folder: Path) -> None:

@@ -1,7 +1,6 @@
 """The base in 4 bits on disk: quantised once, one tensor in memory at a time, read by every stage from then on."""
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -183,7 +182,7 @@ def _write_companions(run: RunConfig, pinned: Artifact, index: dict[str, Any], o
     for item in pinned.manifest.files:
         name = item["path"]
         if not name.endswith(".safetensors") and name not in (INDEX, "config.json"):
-            shutil.copyfile(pinned.path(name), output.path(name))
+            output.copy(pinned.path(name), name)
     config = json.loads(pinned.path("config.json").read_text(encoding="utf-8"))
     config["quantization_config"] = quantisation_config(run.model).to_dict()
     output.write_text("config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")

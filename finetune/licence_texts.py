@@ -1,6 +1,5 @@
 """What the licences want to travel with the weights: their texts, a NOTICE, and what must be shown."""
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,11 +59,11 @@ def write_licences(legal: Legal, base: Path, change: str, output: Output) -> Non
             "along; put it beside the base's weights and run `make fetch-base CONF=…`"
         )
     for name, path in texts.items():
-        shutil.copyfile(path, output.path(name))
+        output.copy(path, name)
     for licence in legal.licences[1:]:
         found = text_of(licence)
         if found is not None:
-            shutil.copyfile(found, output.path(f"{TEXTS}/{licence.id}.txt"))
+            output.copy(found, f"{TEXTS}/{licence.id}.txt")
     own = texts[NOTICE].read_text(encoding="utf-8", errors="replace") if NOTICE in texts else ""
     output.write_text(NOTICE, "\n\n".join(_notice(legal, change, own)) + "\n")
 

@@ -1,7 +1,6 @@
 """What a server reads beside the weights: tokenizer and chat template, settings as evaluated, the command."""
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,6 @@ LOCAL_KEYS = ("quantization_config", "_name_or_path", "_model_name_or_path")
 TOKENIZER = (*TOKENIZER_FILES, "merges.txt", "vocab.json", "tokenizer.model", "added_tokens.json")
 SERVE = "serve.yaml"
 COMMAND = "python -m vllm.entrypoints.openai.api_server"
-MAX_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM takes as --max-lora-rank."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ def write_tokenizer(run: RunConfig, base: Path, output: Output) -> Ends:
 
     for name in TOKENIZER:
         if (base / name).is_file():
-            shutil.copyfile(base / name, output.path(name))
+            output.copy(base / name, name)
     renderer = read_renderer(base, run.model)
     renderer.texts([{"role": "user", "content": "x"}], "y")  # refuses a template that ends no answer
     template = str(renderer.tokenizer.chat_template)
@@ -118,11 +115,6 @@ def served(settings: Mapping[str, Any]) -> str:
         f"#   {COMMAND} --config {SERVE}\n"
         f"# or, which is the same:\n#   {command}\n" + "\n".join(lines) + "\n"
     )
-
-
-def max_lora_rank(rank: int) -> int | None:
-    """The least --max-lora-rank of vLLM that takes this rank; None: it takes none so high."""
-    return next((limit for limit in MAX_LORA_RANKS if rank <= limit), None)
 
 
 def _quoted(value: Any) -> str:

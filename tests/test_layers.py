@@ -26,6 +26,7 @@ SERVICES = (
     "finetune.pages",
     "finetune.plots",
     "finetune.stage",
+    "finetune.vllm_adapters",
 )
 ALLOWED = {
     "finetune": ("finetune",),
@@ -34,7 +35,10 @@ ALLOWED = {
 }
 LIGHT = [
     *KERNEL,
-    *(f"finetune.{name}" for name in "audit tracking metrics stage pages plots licences".split()),
+    *(
+        f"finetune.{name}"
+        for name in "audit tracking metrics stage pages plots licences vllm_adapters".split()
+    ),
 ]
 HEAVY = {
     "torch",

@@ -8,9 +8,7 @@ from typing import Any
 
 from eval.serving.inputs import Exported
 from finetune.model import ADAPTER
-
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""What --max-lora-rank may be (vLLM 0.32, vllm/config/lora.py): a rank between two takes the upper one."""
+from finetune.vllm_adapters import rank_limit, why_unservable
 
 
 @dataclass(frozen=True)
@@ -40,15 +38,4 @@ def lora_service(exported: Exported) -> LoraService:
 
 def as_served(folder: Path, config: Mapping[str, Any]) -> LoraService:
     """From PEFT's adapter_config.json."""
-    rank = max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
-    limit = next((allowed for allowed in RANKS if allowed >= rank), None)
-    reasons = {
-        "vLLM serves no DoRA adapter": bool(config.get("use_dora")),
-        "vLLM serves no adapter with modules_to_save": bool(config.get("modules_to_save")),
-        "vLLM serves no adapter with added tokens": bool(config.get("trainable_token_indices")),
-        "vLLM serves no adapter with biases": config.get("bias", "none") != "none"
-        or bool(config.get("lora_bias")),
-        f"vLLM serves no rank above {RANKS[-1]}": limit is None,
-    }
-    skipped = next((reason for reason, holds in reasons.items() if holds), None)
-    return LoraService(folder, limit, skipped)
+    return LoraService(folder, rank_limit(config), next(why_unservable(config), None))

@@ -1,6 +1,7 @@
 """Run folders: named by what made them, locked while written, finished by their manifest."""
 
 import json
+import shutil
 import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -82,6 +83,11 @@ class Output:
         """Write one whole binary file."""
         with atomic.created(self.path(name)) as stream:
             stream.write(data)
+
+    def copy(self, source: Path, name: str) -> None:
+        """Write one file as another one is."""
+        with source.open("rb") as stream, atomic.created(self.path(name)) as target:
+            shutil.copyfileobj(stream, target)
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write one JSON object, indented, with its `schema`."""

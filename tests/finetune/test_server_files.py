@@ -9,14 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune.adapter_export import unservable
 from finetune.artifacts import Output
 from finetune.config import load
 from finetune.config.schema import RunConfig
 from finetune.errors import ConfigError
-from finetune.server_files import max_lora_rank, served, write_merged_settings
-
-LORA = {"r": 16, "bias": "none"}
+from finetune.server_files import served, write_merged_settings
 
 
 @pytest.fixture
@@ -122,29 +119,3 @@ def test_serve_yaml_is_what_vllm_reads_and_holds_the_same_command(
         "enable-lora": True,
         "model": "a/b: c",
     }
-
-
-@pytest.mark.parametrize(
-    ("rank", "limit"), [(1, 1), (2, 8), (16, 16), (24, 32), (257, 320), (512, 512), (513, None)]
-)
-def test_the_rank_is_rounded_up_to_one_that_vllm_takes(rank: int, limit: int | None) -> None:
-    assert max_lora_rank(rank) == limit
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ({"r": 600}, "rank 600 is above the 512"),
-        ({"rank_pattern": {"q_proj": 640}}, "rank 640 is above the 512"),
-        ({"use_dora": True}, "DoRA"),
-        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"bias": "all"}, "biases"),
-    ],
-)
-def test_what_vllm_cannot_serve_as_an_adapter_is_refused_in_one_line(
-    change: dict[str, Any], told: str
-) -> None:
-    (line,) = unservable({**LORA, **change})
-    assert told in line
-    assert "export.format=merged" in line
-    assert list(unservable(LORA)) == []

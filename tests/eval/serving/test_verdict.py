@@ -100,19 +100,9 @@ def test_a_certain_loss_is_a_problem() -> None:
     assert line == "merged: worse than adapter as evaluated on t f1: -0.1000 [-0.2000, -0.0100]"
 
 
-@pytest.mark.parametrize(
-    ("config", "limit", "skipped"),
-    [
-        ({"r": 16}, 16, None),
-        ({"r": 24}, 32, None),
-        ({"r": 8, "rank_pattern": {"q_proj": 100}}, 128, None),
-        ({"r": 600}, None, "vLLM serves no rank above 512"),
-        ({"r": 8, "use_dora": True}, 8, "vLLM serves no DoRA adapter"),
-        ({"r": 8, "bias": "lora_only"}, 8, "vLLM serves no adapter with biases"),
-        ({"r": 8, "modules_to_save": ["lm_head"]}, 8, "vLLM serves no adapter with modules_to_save"),
-    ],
-)
-def test_ranks_that_vllm_takes(config: dict[str, object], limit: int | None, skipped: str | None) -> None:
-    found = as_served(Path("a"), config)
-    assert (found.max_rank, found.skipped) == (limit, skipped)
-    assert found.arguments("x")[-1] == "x=a"
+def test_how_an_adapter_alone_is_served() -> None:
+    found = as_served(Path("a"), {"r": 24})
+    assert (found.max_rank, found.skipped) == (32, None)
+    assert found.arguments("x") == ["--enable-lora", "--max-lora-rank", "32", "--lora-modules", "x=a"]
+    dora = as_served(Path("a"), {"r": 8, "use_dora": True})
+    assert dora.skipped == "the adapter is DoRA, which vLLM does not serve as an adapter"
