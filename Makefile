@@ -116,7 +116,8 @@ check-conf:
 show: check-conf $(READY) ## the composed configuration of CONF=
 	@$(BIN)/python -m finetune.config experiment=$(CONF) $(ARGS)
 
-test: $(READY) ## the tests
+test: $(READY) ## the tests; with vLLM's, once it is installed beside
+	@$(MAKE) --no-print-directory setup-serve || echo "note: vLLM could not be installed here; its tests are skipped"
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: $(READY) ## lint, format, types, spelling

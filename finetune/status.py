@@ -22,9 +22,10 @@ SECTIONS = {
     "adapter": ("model", "train"),
     "report": ("eval",),
     "export": ("export",),
+    "served": ("serve",),
 }
 """The stages in their order, and the sections of the configuration that decide each."""
-COMMAND = {"data": "prepare", "adapter": "train", "report": "eval"}
+COMMAND = {"data": "prepare", "adapter": "train", "report": "eval", "served": "serve-check"}
 SHOWN = 3
 """Differences of a stale run that are named."""
 
@@ -54,7 +55,7 @@ def lines(run: RunConfig) -> Iterator[str]:
     current: dict[str, str] = {}
     for stage in SECTIONS:
         place = Place(run, stage)
-        label = f"{COMMAND.get(stage, stage):<8}"
+        label = f"{COMMAND.get(stage, stage):<11}"
         found = [f"{label} {line}" for line in _stage_lines(place, current)]
         yield from found or [f"{label} not made yet; {COMMANDS[stage].replace('CONF=…', f'CONF={run.name}')}"]
 

@@ -23,8 +23,10 @@ def status(team: Team, *overrides: str) -> list[str]:
 def test_every_stage_of_a_walk_is_finished_and_fresh(walked: tuple[Team, str]) -> None:
     done = walked[0].make("status", "CONF=tiny")
     lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines] == ["prepare", "plan", "train", "eval", "export"]
-    assert all(": finished 2" in line for line in lines)
+    stages = ["prepare", "plan", "train", "eval", "export", "serve-check"]
+    assert [line.split()[0] for line in lines] == stages
+    assert all(": finished 2" in line for line in lines[:-1])
+    assert lines[-1].endswith("not made yet; run `make serve-check CONF=tiny`")
     assert "STALE" not in done.stdout
 
 
@@ -45,7 +47,7 @@ def test_an_input_that_was_made_anew_is_named(breakable: Team) -> None:
 
 def test_before_the_first_command(tmp_path: Path, walked: tuple[Team, str]) -> None:
     lines = status(walked[0], f"paths.artifacts_root={tmp_path / 'none'}")
-    assert lines[0] == "prepare  not made yet; run `make prepare CONF=tiny`"
+    assert lines[0] == "prepare     not made yet; run `make prepare CONF=tiny`"
     assert not (tmp_path / "none").exists()
 
 
