@@ -415,7 +415,7 @@ def test_each_refusal_has_the_exit_code_of_its_kind(
 
 
 def test_make_fetch_base_says_what_it_does_and_what_comes_next(folder: Path) -> None:
-    line = ["make", "--no-print-directory", "fetch-base", "CONF=tiny", f"FROM={folder}"]
+    line = ["make", "--no-print-directory", "fetch-base", "CONF=tiny", f"FROM={folder}", "ARGS="]
     done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     said = done.stdout.splitlines()
