@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from exported import EAGER, SMALL, current, needs_vllm
 from house import House, problem
 
@@ -78,7 +79,7 @@ def test_somebody_elses_endpoint_with_a_key(
     breakable: House, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = load(breakable.argv(*SMALL, EAGER))
-    (current(breakable, "exports") / "serve.yaml").write_text("model: .\nmax-model-len: 300\n")
+    longest = yaml.safe_load((current(breakable, "exports") / "serve.yaml").read_text())["max-model-len"]
     argv = command(find_engine(run.serve), run, Served(current(breakable, "exports"), "m"))
     environment = variables(run, "s3cret-key")
     with serving(argv, environment, breakable.folder / "log", Limits(None, 600.0)) as running:
@@ -89,7 +90,7 @@ def test_somebody_elses_endpoint_with_a_key(
         )
         monkeypatch.setenv("SERVE_API_KEY", "s3cret-key")
         with Client(Access(running.url, "s3cret-key", "", 60.0, loopback=True)) as client:
-            assert client.http.get("/v1/models").json()["data"][0]["max_model_len"] == 300  # serve.yaml's
+            assert client.http.get("/v1/models").json()["data"][0]["max_model_len"] == longest
         assert check(breakable, *asked) == 0
         assert check(breakable, *asked) == 0  # asked anew
         served = stage("eval", evaluate.run, breakable.argv(*SMALL, "eval.arms=[served]", *asked))
