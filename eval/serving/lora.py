@@ -26,7 +26,7 @@ class LoraService:
             "--max-lora-rank",
             str(self.max_rank),
             "--lora-modules",
-            f"{name}={self.folder}",
+            f"{name}={self.folder.resolve()}",
         ]
 
 

@@ -92,10 +92,11 @@ def command(engine: Engine, run: RunConfig, served: Served) -> list[str]:
     The `vllm` command does not find its own metadata in a CPU environment, so the module is started. Prefix caching is
     off: the same prompts come twice, and the second time would cost nothing.
     """
+    folder = served.folder.resolve()  # the server works elsewhere
     found = [str(engine.python), "-m", "vllm.entrypoints.openai.api_server"]
-    if (served.folder / SETTINGS).is_file():
-        found += ["--config", str(served.folder / SETTINGS)]
-    found += ["--model", str(served.folder), "--served-model-name", MODEL]
+    if (folder / SETTINGS).is_file():
+        found += ["--config", str(folder / SETTINGS)]
+    found += ["--model", str(folder), "--served-model-name", MODEL]
     found += ["--dtype", "bfloat16", "--no-enable-prefix-caching"]
     kv_cache_gib = run.serve.kv_cache_gib
     if kv_cache_gib is None and run.hardware.device is Device.cpu:

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from house import House, problem
 from eval import evaluate, serve_check
 from eval.serving.client import Access, Client
 from eval.serving.server import Limits, serving
-from eval.serving.vllm import Served, command, find_engine, variables
+from eval.serving.vllm import Engine, Served, command, find_engine, variables
 from finetune.config import load
 from finetune.stage import stage
 
@@ -169,3 +170,14 @@ def test_settings_that_cannot_work(at_home: House, capsys: Captured, setting: st
     line = problem(capsys.readouterr().err)
     assert told in line
     assert "s3cret" not in line
+
+
+def test_the_server_gets_whole_paths_wherever_it_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: Callable[..., list[str]]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export/serve.yaml").write_text("model: .\n")
+    found = command(Engine("vllm", "0.32", Path("/python")), load(argv()), Served(Path("export"), "m"))
+    assert found[found.index("--config") + 1] == str(tmp_path / "export/serve.yaml")
+    assert found[found.index("--model") + 1] == str(tmp_path / "export")

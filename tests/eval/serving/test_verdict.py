@@ -103,6 +103,12 @@ def test_a_certain_loss_is_a_problem() -> None:
 def test_how_an_adapter_alone_is_served() -> None:
     found = as_served(Path("a"), {"r": 24})
     assert (found.max_rank, found.skipped) == (32, None)
-    assert found.arguments("x") == ["--enable-lora", "--max-lora-rank", "32", "--lora-modules", "x=a"]
+    assert found.arguments("x") == [
+        "--enable-lora",
+        "--max-lora-rank",
+        "32",
+        "--lora-modules",
+        f"x={Path.cwd() / 'a'}",
+    ]
     dora = as_served(Path("a"), {"r": 8, "use_dora": True})
     assert dora.skipped == "the adapter is DoRA, which vLLM does not serve as an adapter"
