@@ -52,7 +52,8 @@ def run(run: RunConfig) -> Artifact:
     )
     kept = kept_names(pinned)
     with artifacts.writing(run.paths, spec, move_current=run.run is None, kept=kept) as output:
-        if output.finished is None:
+        is_new = output.finished is None
+        if is_new:
             output.overrides = overrides + (report.manifest.overrides if report else [])
             with open_run(run, JobType.export, spec) as tracker:
                 _export(as_evaluated(run, report), inputs, output, tracker)
@@ -60,7 +61,8 @@ def run(run: RunConfig) -> Artifact:
             output.seal = partial(key.sign, output.folder)
         else:
             say("already exported with these settings; nothing to do")
-            _require_signed(run, output.folder, key)
+    if not is_new:  # only now is gone what a killed run left beside the finished files
+        _require_signed(run, output.folder, key)
     say(f"to verify it anywhere: make verify EXPORT={output.folder} KEY={key.public}")
     return output.made()
 
