@@ -97,6 +97,18 @@ def test_a_finished_export_whose_signature_is_gone_is_not_taken_for_done(
     signature.write_bytes(whole)
 
 
+def test_what_a_kill_left_beside_a_finished_export_goes(team: Folder) -> None:
+    folder = team.export()
+    left = folder / ".doomed-checkpoints/merge/model.safetensors.json"
+    left.parent.mkdir(parents=True)
+    left.write_text("{}")  # killed between the manifest and the end
+    with pytest.raises(DataError, match="is not among the signed files"):
+        verify(folder, team.public)
+    assert team.export() == folder
+    assert not left.parent.parent.exists()
+    assert verify(folder, team.public).key
+
+
 def test_the_card_says_who_approved_and_what_was_not_evaluated(team: Folder) -> None:
     card = (team.export() / "README.md").read_text()
     assert "| approved by | A. B., risk |" in card
