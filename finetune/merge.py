@@ -81,9 +81,8 @@ def write_merged(
     """Write the merged bf16 model, sharded as the base is, and return what changed.
 
     With `records` a file that an earlier attempt finished is checked and not written again. There must be room for
-    `copies` of the weights. Raises DataError where the
-    adapter does not fit the base, changes fewer tensors than it has modules, or leads to a value that is not finite;
-    MachineError where the disk is too small.
+    `copies` of the weights. Raises DataError where the adapter does not fit the base, changes fewer tensors than it has
+    modules, or leads to a value that is not finite; MachineError where the disk is too small.
     """
     plan = plan_merge(base, adapter)
     merged = Merged(config=dict(plan.config))
