@@ -6,7 +6,7 @@ from typing import Any
 from finetune.artifacts import Artifact, Output
 from finetune.config import RunConfig
 from finetune.errors import RefusedError
-from finetune.server_files import Ends, write_serve, write_tokenizer
+from finetune.server_files import write_serve, write_tokenizer
 from finetune.vllm_adapters import rank_limit, why_unservable
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -14,7 +14,7 @@ REFERENCE = "base.json"
 """Which base the adapter belongs to, by the digest of each of its files."""
 
 
-def write_adapter_folder(run: RunConfig, adapter: Artifact, base: Artifact, output: Output) -> Ends:
+def write_adapter_folder(run: RunConfig, adapter: Artifact, base: Artifact, output: Output) -> None:
     """Write adapter, tokenizer, serve.yaml and the digests of its base.
 
     Raises RefusedError, with a line each, for what vLLM cannot serve as an adapter.
@@ -27,7 +27,7 @@ def write_adapter_folder(run: RunConfig, adapter: Artifact, base: Artifact, outp
         raise RefusedError(problems)
     for name in FILES:
         output.copy(adapter.path(f"{ADAPTER}/{name}"), name)
-    ends = write_tokenizer(run, base.folder, output)
+    write_tokenizer(run, base.folder, output)
     output.write_json(REFERENCE, _reference(run, base))
     own = {
         "model": run.model.base.repo or run.model.name,
@@ -37,7 +37,6 @@ def write_adapter_folder(run: RunConfig, adapter: Artifact, base: Artifact, outp
         "max-lora-rank": rank_limit(config),
     }
     write_serve(run, json.loads(base.path("config.json").read_text(encoding="utf-8")), own, output)
-    return ends
 
 
 def _reference(run: RunConfig, base: Artifact) -> dict[str, Any]:
